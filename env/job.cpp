@@ -1,0 +1,61 @@
+// Jobs: how far one is, and checking how it introduces itself.
+#include "env/job.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace attune {
+
+double Progress(const Budget& budget, std::uint64_t step, double compute_seconds) {
+  const double used =
+      budget.kind == BudgetKind::kSteps ? static_cast<double>(step) : compute_seconds;
+  return std::clamp(used / budget.amount, 0.0, 1.0);
+}
+
+std::string_view Name(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kRunning:
+      return "running";
+    case Outcome::kFinished:
+      return "finished";
+    case Outcome::kFailed:
+      return "failed";
+    case Outcome::kLost:
+      return "lost";
+  }
+  return "unknown";
+}
+
+std::string_view Name(BudgetKind kind) {
+  switch (kind) {
+    case BudgetKind::kCompute:
+      return "compute";
+    case BudgetKind::kSteps:
+      return "steps";
+  }
+  return "unknown";
+}
+
+std::optional<std::string> FindFault(const JobSpec& spec) {
+  if (const auto fault = FindNameFault(spec.key)) return "key " + *fault;
+  if (const auto fault = FindNameFault(spec.name)) return "name " + *fault;
+  const Budget& budget = spec.budget;
+  if (budget.kind != BudgetKind::kCompute && budget.kind != BudgetKind::kSteps) {
+    return "budget: kind " + std::to_string(static_cast<int>(budget.kind)) +
+           " is unknown; use 0 (compute) or 1 (steps)";
+  }
+  if (!std::isfinite(budget.amount) || budget.amount <= 0) {
+    return "budget: the amount is " + std::to_string(budget.amount) + "; use a finite one above 0";
+  }
+  if (!std::isfinite(budget.price) || budget.price < 0) {
+    return "budget: the price is " + std::to_string(budget.price) +
+           "; use a finite one of at least 0";
+  }
+  if (!std::isfinite(spec.learning_rate) || spec.learning_rate < 0) {
+    return "learning rate: it is " + std::to_string(spec.learning_rate) +
+           "; use a finite one of at least 0 (0: unknown)";
+  }
+  return FindFault(spec.topology);
+}
+
+}  // namespace attune

@@ -1,0 +1,54 @@
+// A training job as it introduces itself.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "env/topology.h"
+
+namespace attune {
+
+// Values travel on the wire and live in the store: only ever add to them.
+enum class BudgetKind : std::uint8_t { kCompute = 0, kSteps = 1 };
+
+// How long a job trains, in its own unit.
+struct Budget {
+  BudgetKind kind = BudgetKind::kSteps;
+  double amount = 0;  // processor seconds of training, or optimiser steps; > 0
+  // What compute is worth when the budget is in steps: nats per untuned window's compute (design
+  // §6). Not used for budgets in compute, whose reward pays for time by itself.
+  double price = 0.01;
+
+  friend bool operator==(const Budget&, const Budget&) = default;
+};
+
+// Share of the budget that is used up, clamped to [0, 1].
+[[nodiscard]] double Progress(const Budget& budget, std::uint64_t step, double compute_seconds);
+
+struct JobSpec {
+  std::string key;   // names the run for reconnecting, unique; a name (FindNameFault)
+  std::string name;  // for people; a name too
+  Topology topology;
+  Budget budget;
+  std::uint64_t seed = 0;
+  double learning_rate = 0;  // at its highest; 0 when unknown
+
+  friend bool operator==(const JobSpec&, const JobSpec&) = default;
+};
+
+// How a job ended. Only ever add to the values.
+enum class Outcome : std::uint8_t {
+  kRunning = 0,
+  kFinished = 1,  // trained to its end
+  kFailed = 2,    // said that it failed
+  kLost = 3,      // fell silent
+};
+[[nodiscard]] std::string_view Name(Outcome outcome);
+[[nodiscard]] std::string_view Name(BudgetKind kind);
+
+// What makes the introduction unusable, in one line for a person, or nothing.
+[[nodiscard]] std::optional<std::string> FindFault(const JobSpec& spec);
+
+}  // namespace attune

@@ -1,0 +1,141 @@
+// Observation: checking what a trainer reports before anything is computed from it.
+#include "env/observation.h"
+
+#include <cmath>
+#include <sstream>
+
+#include "env/setting.h"
+
+namespace attune {
+namespace {
+
+// Rounding in a trainer's sums may carry a share this far out of [0, 1].
+constexpr float kShareTolerance = 1e-3F;
+// Likewise the sum of a profile's bins, which the trainer may add in half precision.
+constexpr float kSumTolerance = 1e-2F;
+
+std::optional<std::string> FindSizeFault(const char* field, std::size_t size, std::size_t heads,
+                                         std::size_t per_head) {
+  if (size == heads * per_head) return std::nullopt;
+  std::ostringstream text;
+  text << field << ": there are " << size << " values; report " << heads * per_head << " (" << heads
+       << " heads with " << per_head << " each)";
+  return text.str();
+}
+
+bool IsShare(float value) { return value >= -kShareTolerance && value <= 1 + kShareTolerance; }
+
+// What is wrong with a number, as the end of a sentence: it is none, is infinite, or `range` says
+// where it should have been.
+template <typename Number>
+std::string NumberFault(Number value, const char* range) {
+  if (std::isnan(value)) return " is not a number; report a finite value";
+  if (std::isinf(value)) return " is infinite; report a finite value";
+  std::ostringstream text;
+  text << " is " << value << "; report " << range;
+  return text.str();
+}
+
+bool InRange(Metric metric, float value) {
+  switch (metric) {
+    case Metric::kEntropy:
+    case Metric::kTopWeight:
+    case Metric::kFirstTokenMass:
+    case Metric::kRedundancy:
+      return IsShare(value);
+    case Metric::kOutputNorm:
+    case Metric::kImportance:
+      return std::isfinite(value) && value >= 0;
+    case Metric::kLargestLogit:
+      return std::isfinite(value);
+  }
+  return false;
+}
+
+const char* Range(Metric metric) {
+  const bool norm = metric == Metric::kOutputNorm || metric == Metric::kImportance;
+  return norm ? "at least 0" : "a value in [0, 1]";
+}
+
+// A fault in the metrics and profile of one active head.
+std::optional<std::string> FindHeadFault(const Observation& observation, std::size_t head,
+                                         const Topology& topology) {
+  for (std::size_t m = 0; m < kMetrics; ++m) {
+    const float value = observation.metrics[head * kMetrics + m];
+    const auto metric = static_cast<Metric>(m);
+    if (InRange(metric, value)) continue;
+    return "metrics: " + std::string(kMetricNames[m]) + " of " + DescribeHead(topology, head) +
+           NumberFault(value, Range(metric));
+  }
+  float sum = 0;
+  for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
+    const float value = observation.profile[head * kProfileBins + bin];
+    sum += value;
+    if (IsShare(value)) continue;
+    return "profile: bin " + std::to_string(bin) + " of " + DescribeHead(topology, head) +
+           NumberFault(value, "a value in [0, 1]");
+  }
+  if (std::abs(sum - 1) > kSumTolerance) {
+    return "profile: the bins of " + DescribeHead(topology, head) + " sum to " +
+           std::to_string(sum) + "; report shares that sum to 1";
+  }
+  return std::nullopt;
+}
+
+// An inactive head has nothing to report.
+std::optional<std::string> FindInactiveFault(const Observation& observation, std::size_t head,
+                                             const Topology& topology) {
+  for (std::size_t m = 0; m < kMetrics; ++m) {
+    if (observation.metrics[head * kMetrics + m] != 0) {
+      return "metrics: " + std::string(kMetricNames[m]) + " of inactive " +
+             DescribeHead(topology, head) + " is not 0; report zeros for inactive heads";
+    }
+  }
+  for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
+    if (observation.profile[head * kProfileBins + bin] != 0) {
+      return "profile: bin " + std::to_string(bin) + " of inactive " +
+             DescribeHead(topology, head) + " is not 0; report zeros for inactive heads";
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<std::string> FindFault(const Observation& observation, const Topology& topology) {
+  const std::size_t heads = topology.Heads();
+  if (auto fault = FindSizeFault("active", observation.active.size(), heads, 1)) return fault;
+  if (auto fault = FindSizeFault("metrics", observation.metrics.size(), heads, kMetrics)) {
+    return fault;
+  }
+  if (auto fault = FindSizeFault("profile", observation.profile.size(), heads, kProfileBins)) {
+    return fault;
+  }
+  if (!std::isfinite(observation.compute_seconds) || observation.compute_seconds < 0) {
+    return "compute_seconds" + NumberFault(observation.compute_seconds, "at least 0");
+  }
+  if (!std::isfinite(observation.loss)) {
+    return "loss" + NumberFault(observation.loss, "a finite value");
+  }
+  if (!IsShare(observation.attention_share)) {
+    return "attention_share" + NumberFault(observation.attention_share, "a value in [0, 1]");
+  }
+  std::size_t head = 0;
+  for (const Site& site : topology.sites) {
+    if (CountActive(std::span(observation.active).subspan(head, site.heads)) == 0) {
+      return "active: site '" + site.name + "' has no active head; keep at least one";
+    }
+    for (const std::size_t end = head + site.heads; head < end; ++head) {
+      if (observation.active[head] > 1) {
+        return "active: " + DescribeHead(topology, head) + " has " +
+               std::to_string(observation.active[head]) + "; use 0 or 1";
+      }
+      auto fault = observation.active[head] != 0 ? FindHeadFault(observation, head, topology)
+                                                 : FindInactiveFault(observation, head, topology);
+      if (fault) return fault;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace attune

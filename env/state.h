@@ -1,0 +1,66 @@
+// What a policy sees: one token for every head.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "env/job.h"
+#include "env/meter.h"
+#include "env/setting.h"
+#include "env/topology.h"
+
+namespace attune {
+
+// Features of a token, each brought to a range of about [-2, 2]. Job features repeat in every token
+// of the job. The order is the network's and the store's: only ever add at the end.
+inline constexpr std::array kTokenFeatureNames = {
+    std::string_view{"entropy"},
+    std::string_view{"largest_logit"},  // tanh(x / 20)
+    std::string_view{"top_weight"},
+    std::string_view{"first_token_mass"},
+    std::string_view{"output_norm"},  // log(x + 0.01) / 2
+    std::string_view{"importance"},   // its share of the site's mean, log(x + 0.01) / 2
+    std::string_view{"redundancy"},
+    std::string_view{"divergence"},          // Jensen–Shannon to the baseline / log 2
+    std::string_view{"entropy_change"},      // since the window before
+    std::string_view{"output_norm_change"},  // of the feature above
+    std::string_view{"redundancy_change"},
+    std::string_view{"active"},             // 0 or 1
+    std::string_view{"scale"},              // log(scale) / log(16)
+    std::string_view{"active_share"},       // of the site's heads
+    std::string_view{"site_heads"},         // log2(heads) / 4
+    std::string_view{"depth"},              // of the site in the model, [0, 1]
+    std::string_view{"context"},            // log2(context) / 12
+    std::string_view{"head_width"},         // log2(head width) / 8
+    std::string_view{"cross"},              // 1 for cross-attention
+    std::string_view{"progress"},           // of the job's budget, [0, 1]
+    std::string_view{"loss"},               // loss / first window's loss
+    std::string_view{"loss_slope"},         // drop in this window / first loss × windows / 2
+    std::string_view{"attention_share"},    // of the step time
+    std::string_view{"step_cost"},          // log2(seconds per step / first window's)
+    std::string_view{"learning_rate"},      // log10(rate) / 4, 0 when unknown
+    std::string_view{"budget_in_compute"},  // 1: budget in compute, 0: in steps
+};
+inline constexpr std::size_t kTokenFeatures = kTokenFeatureNames.size();
+
+// A job at the end of a window. Any number of sites and heads.
+struct State {
+  std::vector<std::uint32_t> site_offsets;  // [sites + 1], as Topology::SiteOffsets gives them
+  std::vector<float> tokens;                // [heads × kTokenFeatures], row-major, all finite
+
+  [[nodiscard]] std::size_t Sites() const { return site_offsets.size() - 1; }
+  [[nodiscard]] std::size_t Heads() const { return site_offsets.back(); }
+
+  friend bool operator==(const State&, const State&) = default;
+};
+
+// `first` is the job's first window (it may be `now` itself), `before` the window before `now` or
+// null, `windows` the number of windows in the job's budget.
+[[nodiscard]] State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading& now,
+                              const WindowReading* before, const WindowReading& first,
+                              std::size_t windows);
+
+}  // namespace attune

@@ -1,0 +1,22 @@
+// Names of what became of an action.
+#include "env/trial.h"
+
+namespace attune {
+
+std::string_view Name(AckStatus status) {
+  switch (status) {
+    case AckStatus::kNone:
+      return "none";
+    case AckStatus::kPending:
+      return "pending";
+    case AckStatus::kApplied:
+      return "applied";
+    case AckStatus::kRejected:
+      return "rejected";
+    case AckStatus::kExpired:
+      return "expired";
+  }
+  return "unknown";
+}
+
+}  // namespace attune

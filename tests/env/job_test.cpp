@@ -1,0 +1,45 @@
+// Tests of job introductions and progress.
+#include "env/job.h"
+
+#include <cmath>
+
+#include "tests/catch.hpp"
+#include "tests/env/example.h"
+
+namespace attune {
+namespace {
+
+TEST_CASE("progress is the used share of the budget in its own unit, at most all of it") {
+  const Budget steps{.kind = BudgetKind::kSteps, .amount = 200};
+  CHECK(Progress(steps, 50, 1e9) == 0.25);
+  CHECK(Progress(steps, 0, 0) == 0);
+  CHECK(Progress(steps, 201, 0) == 1);
+  const Budget compute{.kind = BudgetKind::kCompute, .amount = 80};
+  CHECK(Progress(compute, 1'000'000, 20) == 0.25);
+  CHECK(Progress(compute, 0, 81) == 1);
+}
+
+TEST_CASE("an introduction is refused with the field that is at fault") {
+  const auto fault_after = [](auto change) {
+    JobSpec spec = ExampleSpec();
+    change(spec);
+    return FindFault(spec).value_or("");
+  };
+  CHECK(fault_after([](JobSpec&) {}).empty());
+  CHECK(fault_after([](JobSpec& s) { s.learning_rate = 0; }).empty());
+  CHECK(Contains(fault_after([](JobSpec& s) { s.key.clear(); }), "key is empty"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.name.assign(201, 'x'); }), "name has 201 bytes"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.budget.amount = 0; }), "budget: the amount"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.budget.amount = NAN; }), "budget: the amount"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.budget.amount = INFINITY; }), "budget"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.budget.price = -1; }), "budget: the price"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.budget.price = NAN; }), "budget: the price"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.budget.kind = static_cast<BudgetKind>(2); }),
+                 "kind 2"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.learning_rate = NAN; }), "learning rate"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.learning_rate = -1e-3; }), "learning rate"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.topology.sites.clear(); }), "sites"));
+}
+
+}  // namespace
+}  // namespace attune
