@@ -1,0 +1,164 @@
+// The writer's thread and the queue in front of it.
+#include "store/writer.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <iterator>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+namespace attune {
+namespace {
+
+constexpr std::chrono::seconds kRetryInterval{1};
+
+struct PutInto {
+  Store& store;
+
+  void operator()(const AnomaliesRecord& record) const {
+    store.PutAnomalies(record.job, record.anomalies);
+  }
+  void operator()(const AcknowledgementRecord& record) const {
+    store.SetAcknowledgement(record.trial, record.acknowledgement);
+  }
+  void operator()(const RewardRecord& record) const {
+    store.SetReward(record.trial, record.reward);
+  }
+  template <class T>
+  void operator()(const T& record) const {
+    store.Put(record);
+  }
+};
+
+}  // namespace
+
+struct Writer::Queue {
+  Queue(Store store_to_write, std::function<void(std::uint64_t)> when_committed,
+        std::function<void(const std::string&)> when_failed)
+      : store(std::move(store_to_write)),
+        committed(std::move(when_committed)),
+        failed(std::move(when_failed)) {}
+
+  void Run();
+  // Writes the batch as one transaction, without the records that can never be written, which
+  // leave the batch. Returns what went wrong, if something did; then nothing of it is on disk.
+  std::optional<std::string> Write(std::vector<Record>& batch);
+
+  // Used by the writer's thread alone.
+  Store store;
+  std::function<void(std::uint64_t)> committed;
+  std::function<void(const std::string&)> failed;
+
+  std::mutex mutex;                 // guards what follows
+  std::condition_variable wake;     // for the thread: something to do
+  std::condition_variable written;  // for Flush: an attempt is over
+  std::vector<Record> waiting;
+  std::uint64_t posted_ticket = 0;     // the last that was given out
+  std::uint64_t committed_ticket = 0;  // the last on disk
+  std::uint64_t failures = 0;          // of attempts to write
+  bool hurry = false;                  // do not wait before the next attempt
+  bool ending = false;
+
+  std::thread thread;
+};
+
+void Writer::Queue::Run() {
+  std::vector<Record> batch;
+  bool again = false;  // the last attempt failed
+  std::unique_lock lock(mutex);
+  while (true) {
+    if (again) {
+      wake.wait_for(lock, kRetryInterval, [this] { return ending || hurry; });
+    } else {
+      wake.wait(lock, [this] { return ending || posted_ticket > committed_ticket; });
+    }
+    const std::uint64_t ticket = posted_ticket;
+    if (ticket == committed_ticket) return;  // ending, and all is written
+    const bool last_try = ending;
+    hurry = false;
+    std::move(waiting.begin(), waiting.end(), std::back_inserter(batch));
+    waiting.clear();
+
+    lock.unlock();
+    const std::optional<std::string> failure = Write(batch);
+    if (failure) {
+      failed(*failure);
+    } else {
+      batch.clear();
+      committed(ticket);
+    }
+    lock.lock();
+
+    again = failure.has_value();
+    if (again) {
+      ++failures;
+    } else {
+      committed_ticket = ticket;
+    }
+    written.notify_all();
+    if (again && last_try) return;
+  }
+}
+
+std::optional<std::string> Writer::Queue::Write(std::vector<Record>& batch) {
+  try {
+    store.Begin();
+    for (auto record = batch.begin(); record != batch.end();) {
+      try {
+        std::visit(PutInto{store}, *record);
+        ++record;
+      } catch (const RecordError& error) {
+        failed(error.what());
+        record = batch.erase(record);
+      }
+    }
+    store.Commit();
+    return std::nullopt;
+  } catch (const std::exception& error) {
+    store.Rollback();
+    return error.what();
+  }
+}
+
+Writer::Writer(Store store, std::function<void(std::uint64_t)> committed,
+               std::function<void(const std::string&)> failed)
+    : queue_(std::make_unique<Queue>(std::move(store), std::move(committed), std::move(failed))) {
+  queue_->thread = std::thread(&Queue::Run, queue_.get());
+}
+
+Writer::~Writer() {
+  {
+    const std::lock_guard lock(queue_->mutex);
+    queue_->ending = true;
+  }
+  queue_->wake.notify_one();
+  queue_->thread.join();
+}
+
+std::uint64_t Writer::Post(Record record) {
+  std::uint64_t ticket = 0;
+  {
+    const std::lock_guard lock(queue_->mutex);
+    queue_->waiting.push_back(std::move(record));
+    ticket = ++queue_->posted_ticket;
+  }
+  queue_->wake.notify_one();
+  return ticket;
+}
+
+bool Writer::Flush() {
+  std::unique_lock lock(queue_->mutex);
+  const std::uint64_t ticket = queue_->posted_ticket;
+  const std::uint64_t failures = queue_->failures;
+  queue_->hurry = true;
+  queue_->wake.notify_one();
+  queue_->written.wait(lock, [this, ticket, failures] {
+    return queue_->committed_ticket >= ticket || queue_->failures != failures;
+  });
+  return queue_->committed_ticket >= ticket;
+}
+
+}  // namespace attune

@@ -1,0 +1,61 @@
+// The one thread that writes the store.
+//
+// Callers post records and go on; the thread takes everything that waits and commits it as one
+// transaction. `committed` then runs on the writer's thread with the highest ticket on disk, which
+// is how the daemon knows that a trial's action may leave.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "store/store.h"
+
+namespace attune {
+
+struct AnomaliesRecord {
+  std::uint64_t job = 0;
+  std::vector<Anomaly> anomalies;
+};
+struct AcknowledgementRecord {
+  std::uint64_t trial = 0;
+  Acknowledgement acknowledgement;
+};
+struct RewardRecord {
+  std::uint64_t trial = 0;
+  double reward = 0;
+};
+
+using Record = std::variant<JobRecord, Trial, ObservationRecord, PolicyRecord, AnomaliesRecord,
+                            AcknowledgementRecord, RewardRecord>;
+
+class Writer {
+ public:
+  // `committed(ticket)` and `failed(message)` run on the writer's thread and must neither block nor
+  // throw. After a failed transaction (disk full, say) its records are kept and tried again every
+  // second, so nothing is lost while the daemon lives. A record that can never be written
+  // (RecordError) is left out and reported by `failed` before the others' `committed`.
+  Writer(Store store, std::function<void(std::uint64_t)> committed,
+         std::function<void(const std::string&)> failed);
+  // Commits what waits, then ends the thread. If that fails it is reported, and what waits is lost.
+  ~Writer();
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
+  // Thread safe; never blocks on the disk. Tickets count up from 1.
+  std::uint64_t Post(Record record);
+  // Waits until everything posted so far is committed and `committed` has returned, then true;
+  // false as soon as an attempt to write fails meanwhile (the records stay and are tried again).
+  // Records waiting to be tried again are tried at once. Thread safe; not from the callbacks.
+  [[nodiscard]] bool Flush();
+
+ private:
+  struct Queue;
+  std::unique_ptr<Queue> queue_;
+};
+
+}  // namespace attune
