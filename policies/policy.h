@@ -1,0 +1,56 @@
+// Who decides. One implementation a file: keep, random, kmeans, qk_clip, network.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "env/action.h"
+#include "env/job.h"
+#include "env/meter.h"
+#include "env/setting.h"
+#include "env/state.h"
+
+namespace attune {
+
+// Everything a policy may look at. References are valid during the call only.
+struct Situation {
+  const JobSpec& job;
+  const Setting& setting;       // in force
+  const WindowReading& now;     // the window that just closed
+  const WindowReading* before;  // the one before it, null at the first
+  const State& state;           // the same as tokens
+  const ActionMask& mask;       // of `setting`
+  double progress = 0;          // of the budget, [0, 1]
+  std::uint32_t window = 0;     // index of `now`
+};
+
+struct Decision {
+  Action action;
+  std::string why;                   // one line for a person
+  float log_probability = 0;         // 0 for deterministic policies
+  std::uint64_t policy_version = 0;  // 0 for rules
+};
+
+// A policy that is not fit to decide here says why.
+struct Decline {
+  std::string why;
+};
+
+using Verdict = std::variant<Decision, Decline>;
+
+// Stateless between calls but for what it has learned; used by one thread at a time.
+class Policy {
+ public:
+  virtual ~Policy() = default;
+
+  [[nodiscard]] virtual std::string_view Name() const = 0;
+  // The action respects `situation.mask`. Randomness comes from `random` alone, so that a seed
+  // reproduces a job's decisions. Never throws for a situation that is merely unusual.
+  [[nodiscard]] virtual Verdict Decide(const Situation& situation, std::mt19937_64& random) = 0;
+};
+
+}  // namespace attune

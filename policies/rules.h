@@ -1,0 +1,21 @@
+// The policies that need no learning. Each is defined in the file of its name.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "policies/policy.h"
+
+namespace attune {
+
+// Changes nothing.
+[[nodiscard]] std::unique_ptr<Policy> MakeKeep();
+// Uniform over the allowed choices, with the probability logged: a baseline, and exploration.
+[[nodiscard]] std::unique_ptr<Policy> MakeRandom();
+// Clusters the heads by k-means++ and follows a stated rule for every kind of cluster (kmeans.cpp).
+[[nodiscard]] std::unique_ptr<Policy> MakeKMeans();
+// The per-head rule of Kimi K2 (2507.20534): a head whose largest logit exceeds tau = 100 has its
+// logits divided by 1.5 or 1.15, whichever is nearer to largest logit / tau.
+[[nodiscard]] std::unique_ptr<Policy> MakeQkClip();
+
+}  // namespace attune
