@@ -1,0 +1,244 @@
+// A LibTorch trainer's side: measures due steps, reports them, applies actions at the safe point.
+#include "collectors/attach.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <iostream>
+#include <random>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+#include "env/observation.h"
+#include "env/topology.h"
+
+namespace attune {
+namespace {
+
+// Backward costs attention about twice its forward pass, as it does every other layer.
+constexpr double kPassesPerForward = 3;
+
+double ProcessorSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+std::string FromEnvironment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::string RandomKey() {
+  std::random_device random;
+  std::string key;
+  for (int i = 0; i < 4; ++i) {
+    char word[9];
+    std::snprintf(word, sizeof(word), "%08x", random());
+    key += word;
+  }
+  return key;
+}
+
+std::string Endpoint(const AttachOptions& options) {
+  if (FromEnvironment("ATTUNE_MODE") == "off") return "";
+  return options.endpoint.empty() ? FromEnvironment("ATTUNE_ENDPOINT") : options.endpoint;
+}
+
+std::string Key(const AttachOptions& options) {
+  if (!options.key.empty()) return options.key;
+  std::string key = FromEnvironment("ATTUNE_JOB");
+  return key.empty() ? RandomKey() : key;
+}
+
+// The model's sites, and what they look like as a job.
+struct SiteSet {
+  std::vector<std::shared_ptr<TunableAttentionImpl>> modules;
+  Topology topology;
+  Setting setting;
+
+  void Add(std::string name, std::shared_ptr<TunableAttentionImpl> site) {
+    if (std::find(modules.begin(), modules.end(), site) != modules.end()) return;
+    topology.sites.push_back(site->Describe(std::move(name)));
+    const Setting part = site->Current();
+    setting.scale.insert(setting.scale.end(), part.scale.begin(), part.scale.end());
+    setting.gain.insert(setting.gain.end(), part.gain.begin(), part.gain.end());
+    setting.active.insert(setting.active.end(), part.active.begin(), part.active.end());
+    modules.push_back(std::move(site));
+  }
+
+  void Apply(const Setting& to) {
+    std::size_t first = 0;
+    for (std::size_t site = 0; site < modules.size(); ++site) {
+      const std::size_t heads = topology.sites[site].heads;
+      modules[site]->Apply(std::span(to.scale).subspan(first, heads),
+                           std::span(to.gain).subspan(first, heads),
+                           std::span(to.active).subspan(first, heads));
+      first += heads;
+    }
+  }
+};
+
+SiteSet FindSites(torch::nn::Module& model) {
+  SiteSet sites;
+  if (auto* self = dynamic_cast<TunableAttentionImpl*>(&model)) {
+    sites.Add("attention",
+              std::dynamic_pointer_cast<TunableAttentionImpl>(self->shared_from_this()));
+  }
+  for (const auto& item : model.named_modules("", false)) {
+    if (auto site = std::dynamic_pointer_cast<TunableAttentionImpl>(item.value())) {
+      sites.Add(item.key(), std::move(site));
+    }
+  }
+  if (sites.modules.empty()) {
+    throw std::invalid_argument("the model has no TunableAttention: nothing for attune to tune");
+  }
+  return sites;
+}
+
+}  // namespace
+
+struct Handle::Impl {
+  Impl(SiteSet found, const AttachOptions& attach_options)
+      : options(attach_options),
+        sites(std::move(found)),
+        probe({.endpoint = Endpoint(options)},
+              {.key = Key(options),
+               .name = options.name,
+               .topology = sites.topology,
+               .budget = options.budget,
+               .seed = options.seed,
+               .learning_rate = options.learning_rate},
+              sites.setting) {}
+
+  // What the sites measured in a step that took so many processor seconds; nothing where a site
+  // was not run.
+  std::optional<Observation> Collect(double step_seconds) {
+    Observation observation;
+    double forward_seconds = 0;
+    bool complete = true;
+    for (std::size_t site = 0; site < sites.modules.size(); ++site) {
+      // Taken from every site, so that none is left measuring.
+      const auto part = sites.modules[site]->TakeMeasurement();
+      if (!part) {
+        if (complete) {
+          Warn("site " + sites.topology.sites[site].name +
+               " did not measure: it was not run in training mode with two keys to attend to; "
+               "steps without it are not reported");
+        }
+        complete = false;
+        continue;
+      }
+      observation.metrics.insert(observation.metrics.end(), part->metrics.begin(),
+                                 part->metrics.end());
+      observation.profile.insert(observation.profile.end(), part->profile.begin(),
+                                 part->profile.end());
+      forward_seconds += part->forward_seconds;
+    }
+    if (!complete) return std::nullopt;
+    observation.active = sites.setting.active;
+    if (step_seconds > 0) {
+      observation.attention_share =
+          static_cast<float>(std::min(1.0, kPassesPerForward * forward_seconds / step_seconds));
+    }
+    return observation;
+  }
+
+  // Applies the action whole or not at all, and says which.
+  bool Take(const ActionRequest& action) {
+    auto fault = FindFault(action.setting, sites.topology);
+    if (!fault) {
+      try {
+        sites.Apply(action.setting);
+      } catch (const std::exception& error) {
+        fault = error.what();
+        sites.Apply(sites.setting);
+      }
+    }
+    if (fault) {
+      probe.Rejected(action, step, *fault);
+      return false;
+    }
+    sites.setting = action.setting;
+    probe.Applied(action, step);
+    return true;
+  }
+
+  // To stderr, once each: lines that differ only in numbers count as one.
+  void Warn(const std::string& text) {
+    std::string kind = text;
+    std::erase_if(kind, [](unsigned char c) { return std::isdigit(c) != 0; });
+    if (warned.insert(std::move(kind)).second) std::cerr << "attune: " << text << std::endl;
+  }
+
+  AttachOptions options;
+  SiteSet sites;
+  Probe probe;
+
+  std::uint64_t step = 0;
+  double compute_seconds = 0;
+  std::optional<double> started;  // processor time at StartStep
+  bool measuring = false;
+  double loss_sum = 0;  // since the last observation
+  std::uint64_t loss_count = 0;
+  std::set<std::string> warned;
+};
+
+Handle::Handle(torch::nn::Module& model, const AttachOptions& options)
+    : impl_(std::make_unique<Impl>(FindSites(model), options)) {}
+Handle::~Handle() = default;
+Handle::Handle(Handle&&) noexcept = default;
+Handle& Handle::operator=(Handle&&) noexcept = default;
+
+void Handle::StartStep() {
+  Impl& my = *impl_;
+  my.started = ProcessorSeconds();
+  my.measuring = my.probe.Due(my.step + 1);
+  if (!my.measuring) return;
+  for (const auto& site : my.sites.modules) {
+    site->MeasureNext(my.options.sampled_rows, my.options.sampled_sequences);
+  }
+}
+
+bool Handle::Step(double loss) {
+  Impl& my = *impl_;
+  if (!my.started) throw std::logic_error("Handle::Step without StartStep before the forward pass");
+  ++my.step;
+  my.loss_sum += loss;
+  ++my.loss_count;
+  if (std::exchange(my.measuring, false)) {
+    const double step_seconds = ProcessorSeconds() - *my.started;
+    if (auto observation = my.Collect(step_seconds)) {
+      observation->step = my.step;
+      observation->compute_seconds = my.compute_seconds + step_seconds;
+      observation->loss = my.loss_sum / static_cast<double>(my.loss_count);
+      my.loss_sum = 0;
+      my.loss_count = 0;
+      my.probe.Observe(std::move(*observation));
+    }
+  }
+  bool changed = false;
+  if (const auto action = my.probe.Poll(my.step)) changed = my.Take(*action);
+  if (const auto error = my.probe.TakeError()) my.Warn(*error);
+  my.compute_seconds += ProcessorSeconds() - *std::exchange(my.started, std::nullopt);
+  return changed;
+}
+
+double Handle::ComputeSeconds() const { return impl_->compute_seconds; }
+
+void Handle::Finish(std::optional<double> validation_loss, Outcome outcome) {
+  impl_->probe.Finish(outcome, impl_->step, impl_->compute_seconds, validation_loss);
+  if (const auto error = impl_->probe.TakeError()) impl_->Warn(*error);
+}
+
+const Topology& Handle::Sites() const { return impl_->sites.topology; }
+const Setting& Handle::Current() const { return impl_->sites.setting; }
+
+Handle Attach(torch::nn::Module& model, const AttachOptions& options) { return {model, options}; }
+
+}  // namespace attune

@@ -1,0 +1,79 @@
+// attune in a LibTorch trainer: one call before training, two calls a step.
+//
+//   auto handle = attune::Attach(
+//       *model, {.name = "my-run", .budget = {attune::BudgetKind::kSteps, 10'000}});
+//   for (…) {
+//     handle.StartStep();                 // this step is measured when it is due
+//     auto loss = Loss(model->forward(x), y);
+//     optimizer.zero_grad();
+//     loss.backward();
+//     optimizer.step();
+//     handle.Step(loss.item<double>());   // the safe point: reports, applies actions
+//   }
+//   handle.Finish(validation_loss);
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collectors/attention.h"
+#include "collectors/probe.h"
+#include "env/job.h"
+#include "env/setting.h"
+
+namespace attune {
+
+struct AttachOptions {
+  std::string name = "job";
+  Budget budget;
+  std::uint64_t seed = 0;
+  double learning_rate = 0;  // at its highest; 0: unknown
+  // Empty: from the environment, ATTUNE_ENDPOINT (else no daemon) and ATTUNE_JOB (else a random
+  // key). ATTUNE_MODE=off: no daemon, whatever else is said.
+  std::string endpoint;
+  std::string key;
+  std::int64_t sampled_rows = 16;  // query rows measured in a sequence
+  std::int64_t sampled_sequences = 2;
+};
+
+// A model's line to the daemon. Without a daemon it keeps the clock and changes nothing. Complaints
+// of the daemon go to stderr, each once. Used from the trainer's thread.
+class Handle {
+ public:
+  // As Attach.
+  Handle(torch::nn::Module& model, const AttachOptions& options);
+  ~Handle();  // tells the daemon that the job failed if Finish was not called
+  Handle(Handle&&) noexcept;
+  Handle& operator=(Handle&&) noexcept;
+
+  // Before the forward pass.
+  void StartStep();
+  // After the optimiser: the safe point. `loss` is the step's training loss in nats, NaN included.
+  // Returns whether the setting changed. Throws std::logic_error without StartStep before it.
+  bool Step(double loss);
+  // Processor seconds of the whole process between the two calls, attune's own work in them
+  // included; what runs outside them, such as evaluation, does not count.
+  [[nodiscard]] double ComputeSeconds() const;
+  void Finish(std::optional<double> validation_loss, Outcome outcome = Outcome::kFinished);
+
+  [[nodiscard]] const Topology& Sites() const;
+  // In force at the model.
+  [[nodiscard]] const Setting& Current() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Finds every TunableAttention of the model, named by its place in it and in that order; one that
+// is registered twice counts once. The setting that they hold is the job's first. Throws
+// std::invalid_argument if there is none, for an unusable endpoint and for what FindFault(JobSpec)
+// objects to; a daemon that does not answer is no error.
+[[nodiscard]] Handle Attach(torch::nn::Module& model, const AttachOptions& options);
+
+}  // namespace attune

@@ -1,0 +1,430 @@
+// Multi-head attention by stock kernels, on the active heads alone; measuring on sampled rows.
+#include "collectors/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+namespace attune {
+namespace {
+
+namespace F = torch::nn::functional;
+
+constexpr float kHiddenBelow = -1e4F;  // a mask entry so low hides its key from the measurement
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+double ProcessorSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// [batch, length, heads × width] → [batch, heads, length, width]
+torch::Tensor Split(const torch::Tensor& x, std::int64_t heads, std::int64_t width) {
+  return x.view({x.size(0), x.size(1), heads, width}).transpose(1, 2);
+}
+
+// The reverse.
+torch::Tensor Merge(const torch::Tensor& x) { return x.transpose(1, 2).flatten(2); }
+
+void CheckInputs(const torch::Tensor& memory, const torch::Tensor& mask, bool causal) {
+  if (causal && memory.defined()) {
+    throw std::invalid_argument("causal attention takes no memory: its keys are its own input");
+  }
+  if (mask.defined() && mask.dim() > 2 && mask.size(-3) != 1) {
+    throw std::invalid_argument(
+        "an attention mask is the same for all heads: [batch, 1, queries, "
+        "keys]");
+  }
+}
+
+// Weighted values of every head, from queries that are scaled already; `causal` and `mask` are
+// added to the logits where defined.
+torch::Tensor Attend(const torch::Tensor& queries, const torch::Tensor& keys,
+                     const torch::Tensor& values, const torch::Tensor& causal,
+                     const torch::Tensor& mask) {
+  torch::Tensor logits = torch::matmul(queries, keys.transpose(-2, -1));
+  if (causal.defined()) logits.add_(causal);
+  if (mask.defined()) logits.add_(mask.to(logits.dtype()));
+  return torch::matmul(torch::softmax(logits, -1), values);
+}
+
+std::vector<float> Floats(const torch::Tensor& tensor) {
+  const torch::Tensor flat =
+      tensor.detach().to(torch::kCPU, torch::kFloat32).contiguous().flatten();
+  return {flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel()};
+}
+
+// One number drawn from each of `count` equal stretches of [first, end); all where there are fewer.
+std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, std::int64_t count,
+                                         std::mt19937_64& generator) {
+  const std::int64_t drawn = std::min(count, end - first);
+  std::vector<std::int64_t> numbers;
+  numbers.reserve(static_cast<std::size_t>(drawn));
+  for (std::int64_t i = 0; i < drawn; ++i) {
+    const std::int64_t low = first + (end - first) * i / drawn;
+    const std::int64_t high = first + (end - first) * (i + 1) / drawn - 1;
+    numbers.push_back(std::uniform_int_distribution<std::int64_t>(low, high)(generator));
+  }
+  return numbers;
+}
+
+// What makes scales, gains and activity unusable for so many heads, or nothing.
+std::optional<std::string> FindFault(std::span<const float> scale, std::span<const float> gain,
+                                     std::span<const std::uint8_t> active, std::size_t heads) {
+  if (scale.size() != heads || gain.size() != heads || active.size() != heads) {
+    return "a site of " + std::to_string(heads) + " heads was given " +
+           std::to_string(scale.size()) + " scales, " + std::to_string(gain.size()) +
+           " gains and " + std::to_string(active.size()) + " activities";
+  }
+  for (std::size_t head = 0; head < heads; ++head) {
+    // Written so that NaN is out of bounds.
+    if (!(scale[head] >= kMinScale && scale[head] <= kMaxScale)) {
+      return "scale " + std::to_string(scale[head]) + " of head " + std::to_string(head) +
+             " is not within 1/16 to 16";
+    }
+    if (!(gain[head] >= kMinGain && gain[head] <= kMaxGain)) {
+      return "gain " + std::to_string(gain[head]) + " of head " + std::to_string(head) +
+             " is not within 0 to 16";
+    }
+  }
+  if (CountActive(active) == 0) return "no head is active: at least one must be";
+  return std::nullopt;
+}
+
+torch::nn::Linear MakeLinear(std::int64_t in, std::int64_t out, bool bias) {
+  return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias));
+}
+
+}  // namespace
+
+torch::Tensor CausalMask::Of(std::int64_t length, const torch::TensorOptions& options) {
+  if (!mask_.defined() || mask_.size(0) < length || mask_.dtype() != options.dtype() ||
+      mask_.device() != options.device()) {
+    const c10::InferenceMode normal(false);  // usable in training whoever comes first
+    mask_ = torch::full({length, length}, kMinusInfinity, options.requires_grad(false)).triu(1);
+  }
+  return mask_.narrow(0, 0, length).narrow(1, 0, length);
+}
+
+PlainAttentionImpl::PlainAttentionImpl(const AttentionOptions& options, std::int64_t heads,
+                                       std::int64_t head_width)
+    : heads_(heads), head_width_(head_width), causal_(options.causal) {
+  const std::int64_t key_width = options.key_width == 0 ? options.width : options.key_width;
+  const std::int64_t inner = heads * head_width;
+  query = register_module("query", MakeLinear(options.width, inner, options.bias));
+  key = register_module("key", MakeLinear(key_width, inner, options.bias));
+  value = register_module("value", MakeLinear(key_width, inner, options.bias));
+  output = register_module("output", MakeLinear(inner, options.width, options.bias));
+}
+
+torch::Tensor PlainAttentionImpl::forward(const torch::Tensor& x, const torch::Tensor& memory,
+                                          const torch::Tensor& mask) {
+  CheckInputs(memory, mask, causal_);
+  const torch::Tensor& source = memory.defined() ? memory : x;
+  const torch::Tensor queries = Split(query->forward(x), heads_, head_width_) *
+                                (1.0 / std::sqrt(static_cast<double>(head_width_)));
+  const torch::Tensor keys = Split(key->forward(source), heads_, head_width_);
+  const torch::Tensor values = Split(value->forward(source), heads_, head_width_);
+  torch::Tensor causal;
+  if (causal_) causal = causal_mask_.Of(queries.size(2), queries.options());
+  return output->forward(Merge(Attend(queries, keys, values, causal, mask)));
+}
+
+TunableAttentionImpl::TunableAttentionImpl(const AttentionOptions& options) : options_(options) {
+  if (options.width < 1 || options.heads < 1 || options.context < 1 || options.key_width < 0) {
+    throw std::invalid_argument("attention needs a width, heads and a context of at least 1");
+  }
+  if (options.width % options.heads != 0) {
+    throw std::invalid_argument("attention of width " + std::to_string(options.width) +
+                                " cannot be divided among " + std::to_string(options.heads) +
+                                " heads");
+  }
+  if (options.causal && options.key_width != 0) {
+    throw std::invalid_argument("cross-attention cannot be causal: leave key_width at 0");
+  }
+  head_width_ = options.width / options.heads;
+  const std::int64_t key_width = options.key_width == 0 ? options.width : options.key_width;
+  query = register_module("query", MakeLinear(options.width, options.width, options.bias));
+  key = register_module("key", MakeLinear(key_width, options.width, options.bias));
+  value = register_module("value", MakeLinear(key_width, options.width, options.bias));
+  output = register_module("output", MakeLinear(options.width, options.width, options.bias));
+  scale_ = register_buffer("scale", torch::ones({options.heads}, torch::kFloat32));
+  gain_ = register_buffer("gain", torch::ones({options.heads}, torch::kFloat32));
+  active_ = register_buffer("active", torch::ones({options.heads}, torch::kUInt8));
+}
+
+const TunableAttentionImpl::Prepared& TunableAttentionImpl::Prepare() const {
+  // Writing to a buffer changes its version, loading or moving it the place of its data: seen here
+  // without reading the data, which may lie on another device.
+  const std::array<const torch::Tensor*, 3> buffers = {&scale_, &gain_, &active_};
+  std::array<const void*, 3> place{};
+  std::array<std::int64_t, 3> version{};
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    place[i] = buffers[i]->data_ptr();
+    version[i] = buffers[i]->is_inference() ? 0 : static_cast<std::int64_t>(buffers[i]->_version());
+  }
+  if (prepared_.count > 0 && place == prepared_.place && version == prepared_.version) {
+    return prepared_;
+  }
+
+  const c10::InferenceMode normal(false);  // usable in training whoever comes first
+  const torch::NoGradGuard no_grad;
+  Prepared now;
+  now.place = place;
+  now.version = version;
+  now.setting.scale = Floats(scale_);
+  now.setting.gain = Floats(gain_);
+  for (const float flag : Floats(active_)) now.setting.active.push_back(flag != 0 ? 1 : 0);
+  if (const auto fault = FindFault(now.setting.scale, now.setting.gain, now.setting.active,
+                                   static_cast<std::size_t>(options_.heads))) {
+    throw std::invalid_argument("attention's buffers cannot be used: " + *fault);
+  }
+
+  const auto root = static_cast<float>(std::sqrt(static_cast<double>(head_width_)));
+  std::vector<float> factor, gain;
+  std::vector<std::int64_t> rows;
+  std::int64_t last = 0;
+  for (std::int64_t head = 0; head < options_.heads; ++head) {
+    const auto h = static_cast<std::size_t>(head);
+    if (now.setting.active[h] == 0) continue;
+    if (now.count == 0) now.first = head;
+    ++now.count;
+    last = head;
+    now.plain_scale = now.plain_scale && now.setting.scale[h] == 1;
+    now.plain_gain = now.plain_gain && now.setting.gain[h] == 1;
+    factor.push_back(now.setting.scale[h] / root);
+    gain.push_back(now.setting.gain[h]);
+    for (std::int64_t row = 0; row < head_width_; ++row) rows.push_back(head * head_width_ + row);
+  }
+  const torch::Device device = query->weight.device();
+  now.factor = torch::tensor(factor).view({-1, 1, 1}).to(device);
+  now.gain = torch::tensor(gain).view({-1, 1, 1}).to(device);
+  if (last - now.first + 1 != now.count) now.rows = torch::tensor(rows).to(device);
+  prepared_ = std::move(now);
+  return prepared_;
+}
+
+torch::Tensor TunableAttentionImpl::Part(const Prepared& now, const torch::Tensor& tensor,
+                                         std::int64_t dimension) const {
+  if (!tensor.defined() || now.count == options_.heads) return tensor;
+  if (now.rows.defined()) return tensor.index_select(dimension, now.rows);
+  return tensor.narrow(dimension, now.first * head_width_, now.count * head_width_);
+}
+
+torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch::Tensor& memory,
+                                            const torch::Tensor& mask) {
+  CheckInputs(memory, mask, options_.causal);
+  const Prepared& now = Prepare();
+  const bool measure = wish_.has_value() && is_training();
+  const double start = measure ? ProcessorSeconds() : 0;
+
+  const auto project = [&](const torch::nn::Linear& linear, const torch::Tensor& input) {
+    return Split(F::linear(input, Part(now, linear->weight, 0), Part(now, linear->bias, 0)),
+                 now.count, head_width_);
+  };
+  const torch::Tensor& source = memory.defined() ? memory : x;
+  torch::Tensor queries = project(query, x);
+  queries = now.plain_scale ? queries * (1.0 / std::sqrt(static_cast<double>(head_width_)))
+                            : queries * now.factor.to(queries.dtype());
+  const torch::Tensor keys = project(key, source);
+  const torch::Tensor values = project(value, source);
+  torch::Tensor causal;
+  if (options_.causal) causal = causal_mask_.Of(queries.size(2), queries.options());
+  torch::Tensor heads = Attend(queries, keys, values, causal, mask);
+  torch::Tensor gain = now.gain;
+  if (measure) gain = now.gain.clone().set_requires_grad(torch::GradMode::is_enabled());
+  if (measure || !now.plain_gain) heads = heads * gain.to(heads.dtype());
+  torch::Tensor result = F::linear(Merge(heads), Part(now, output->weight, 1), output->bias);
+
+  if (measure) {
+    const double seconds = ProcessorSeconds() - start;
+    measured_.reset();
+    torch::Tensor numbers = Numbers(queries, keys, heads, mask, *wish_);
+    if (numbers.defined()) {
+      measured_ = Measured{std::move(numbers), std::move(gain), now.setting.active, seconds};
+    }
+    wish_.reset();
+  }
+  return result;
+}
+
+// From the scaled queries, the keys and the heads' outputs after the gain, [batch, count, length,
+// head_width] each: [count, kMetrics + kProfileBins + 1], with 0 for the importance, which only
+// backward() tells. Undefined where no query can see two keys. In 32-bit floats; S sequences,
+// A active heads, R rows and K keys below.
+torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const torch::Tensor& keys,
+                                            const torch::Tensor& heads, const torch::Tensor& mask,
+                                            const Wish& wish) {
+  const torch::NoGradGuard no_grad;
+  const std::int64_t batch = queries.size(0);
+  const std::int64_t length = queries.size(2);
+  const std::int64_t key_count = keys.size(2);
+  if (batch == 0 || length == 0 || key_count < 2) return {};
+  const std::int64_t first =
+      !options_.causal ? 0 : std::min<std::int64_t>(length - 1, length >= 16 ? 15 : 1);
+
+  const torch::Device device = queries.device();
+  const torch::Tensor rows =
+      torch::tensor(DrawStratified(first, length, wish.rows, sampler_)).to(device);
+  const torch::Tensor sequences =
+      torch::tensor(DrawStratified(0, batch, wish.sequences, sampler_)).to(device);
+  const auto sample = [&](const torch::Tensor& x) {
+    return x.index_select(0, sequences).index_select(2, rows).to(torch::kFloat32);
+  };
+
+  torch::Tensor logits = torch::matmul(
+      sample(queries),
+      keys.index_select(0, sequences).to(torch::kFloat32).transpose(-2, -1));  // [S, A, R, K]
+  torch::Tensor visible = torch::ones({sequences.size(0), 1, rows.size(0), key_count},
+                                      torch::TensorOptions(torch::kBool).device(device));
+  if (options_.causal) {
+    visible = visible & (torch::arange(key_count, rows.options()) <= rows.unsqueeze(1));
+  }
+  if (mask.defined()) {
+    const torch::Tensor part = sample(mask.expand({batch, 1, length, key_count}));
+    visible = visible & (part > kHiddenBelow);
+    logits = logits + part;
+  }
+  const torch::Tensor seen = visible.sum(-1);  // [S, 1, R], keys that a row sees
+  const torch::Tensor counts = seen >= 2;      // rows of fewer say nothing
+  visible = visible & counts.unsqueeze(-1);
+  const torch::Tensor counted = counts.sum().to(torch::kFloat32);
+  const torch::Tensor weight = counts.to(torch::kFloat32) / counted.clamp_min(1);
+  // Mean over the rows that count: [S, A, R] → [A].
+  const auto mean = [&](const torch::Tensor& x) {
+    return (x * weight).masked_fill(~counts, 0).sum(torch::IntArrayRef({0, 2}));
+  };
+
+  const torch::Tensor hidden = ~visible;
+  const torch::Tensor seen_logits = logits.masked_fill(hidden, kMinusInfinity);
+  const torch::Tensor log_sum = seen_logits.logsumexp(-1);  // [S, A, R]
+  const torch::Tensor p = (seen_logits - log_sum.unsqueeze(-1)).exp().masked_fill(hidden, 0);
+
+  // H = log Σ exp(s) − E[s]
+  const torch::Tensor entropy = log_sum - (p * logits.masked_fill(hidden, 0)).sum(-1);
+  const torch::Tensor norms = mean(sample(heads).norm(2, -1));
+  // Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
+  const torch::Tensor units =
+      (p / p.norm(2, -1, true).clamp_min(1e-20)).transpose(1, 2);  // [S, R, A, K]
+  torch::Tensor cosines =
+      (torch::matmul(units, units.transpose(-2, -1)) * weight.transpose(1, 2).unsqueeze(-1))
+          .sum(torch::IntArrayRef({0, 1}));
+  cosines.fill_diagonal_(0);
+
+  // Key of rank r among n seen ones: bin ⌊16 (n − 1 − r) / n⌋.
+  const torch::Tensor n = seen.unsqueeze(-1).clamp_min(1);
+  const torch::Tensor bins = ((n - visible.cumsum(-1)) * static_cast<std::int64_t>(kProfileBins))
+                                 .div(n, "floor")
+                                 .clamp(0, static_cast<std::int64_t>(kProfileBins) - 1);
+  const torch::Tensor profile =
+      torch::zeros({p.size(0), p.size(1), p.size(2), static_cast<std::int64_t>(kProfileBins)},
+                   p.options())
+          .scatter_add_(3, bins.expand(p.sizes()), p);
+
+  const torch::Tensor metrics = torch::stack(
+      {mean(entropy / seen.to(torch::kFloat32).log()).clamp(0, 1),
+       seen_logits.amax(torch::IntArrayRef({0, 2, 3})), mean(p.amax(-1)), mean(p.select(3, 0)),
+       norms / norms.mean().clamp_min(std::numeric_limits<float>::min()), torch::zeros_like(norms),
+       cosines.amax(-1).clamp(0, 1)},
+      1);
+  return torch::cat({metrics, (profile * weight.unsqueeze(-1)).sum(torch::IntArrayRef({0, 2})),
+                     counted.expand({norms.size(0), 1})},
+                    1);
+}
+
+Site TunableAttentionImpl::Describe(std::string name) const {
+  return {std::move(name),
+          options_.key_width == 0 ? SiteKind::kSelf : SiteKind::kCross,
+          options_.causal,
+          static_cast<std::uint32_t>(options_.heads),
+          static_cast<std::uint32_t>(head_width_),
+          static_cast<std::uint32_t>(options_.context)};
+}
+
+void TunableAttentionImpl::Apply(std::span<const float> scale, std::span<const float> gain,
+                                 std::span<const std::uint8_t> active) {
+  if (const auto fault = FindFault(scale, gain, active, static_cast<std::size_t>(options_.heads))) {
+    throw std::invalid_argument(*fault);
+  }
+  const torch::NoGradGuard no_grad;
+  const auto write = [](torch::Tensor& buffer, auto values) {
+    buffer.copy_(torch::tensor(std::vector(values.begin(), values.end())));
+  };
+  write(scale_, scale);
+  write(gain_, gain);
+  write(active_, active);
+}
+
+Setting TunableAttentionImpl::Current() const { return Prepare().setting; }
+
+void TunableAttentionImpl::MeasureNext(std::int64_t rows, std::int64_t sequences) {
+  if (rows < 1 || sequences < 1) {
+    throw std::invalid_argument("measuring attention takes at least 1 row of 1 sequence");
+  }
+  wish_ = Wish{rows, sequences};
+}
+
+std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
+  wish_.reset();
+  const std::optional<Measured> measured = std::exchange(measured_, std::nullopt);
+  if (!measured) return std::nullopt;
+  const std::vector<float> numbers = Floats(measured->numbers);
+  if (numbers.back() == 0) return std::nullopt;
+  const torch::Tensor gradient = measured->gain.grad();
+  const std::vector<float> importance =
+      gradient.defined() ? Floats(gradient.abs()) : std::vector<float>();
+
+  constexpr std::size_t kColumns = kMetrics + kProfileBins + 1;
+  const std::size_t heads = measured->active.size();
+  SiteMeasurement result;
+  result.metrics.assign(heads * kMetrics, 0.0F);
+  result.profile.assign(heads * kProfileBins, 0.0F);
+  result.forward_seconds = measured->forward_seconds;
+  std::size_t row = 0;
+  for (std::size_t head = 0; head < heads; ++head) {
+    if (measured->active[head] == 0) continue;
+    const auto from = std::span(numbers).subspan(row * kColumns, kColumns);
+    std::copy_n(from.begin(), kMetrics, result.metrics.begin() + head * kMetrics);
+    std::copy_n(from.begin() + kMetrics, kProfileBins,
+                result.profile.begin() + head * kProfileBins);
+    if (!importance.empty()) {
+      result.metrics[head * kMetrics + static_cast<std::size_t>(Metric::kImportance)] =
+          importance[row];
+    }
+    ++row;
+  }
+  return result;
+}
+
+PlainAttention TunableAttentionImpl::Bake() const {
+  const torch::NoGradGuard no_grad;
+  const Prepared& now = Prepare();
+  PlainAttention plain(options_, now.count, head_width_);
+  plain->to(query->weight.device(), query->weight.scalar_type());
+  plain->train(is_training());
+
+  const auto copy = [](torch::Tensor& to, const torch::Tensor& from) {
+    if (from.defined()) to.copy_(from);
+  };
+  // Of every row of the query projection, and of every column of the output's.
+  const torch::Tensor scale = (now.factor * std::sqrt(static_cast<double>(head_width_)))
+                                  .flatten()
+                                  .repeat_interleave(head_width_);
+  const torch::Tensor gain = now.gain.flatten().repeat_interleave(head_width_);
+  copy(plain->query->weight, Part(now, query->weight, 0) * scale.unsqueeze(1));
+  if (options_.bias) copy(plain->query->bias, Part(now, query->bias, 0) * scale);
+  copy(plain->key->weight, Part(now, key->weight, 0));
+  copy(plain->key->bias, Part(now, key->bias, 0));
+  copy(plain->value->weight, Part(now, value->weight, 0));
+  copy(plain->value->bias, Part(now, value->bias, 0));
+  copy(plain->output->weight, Part(now, output->weight, 1) * gain);
+  copy(plain->output->bias, output->bias);
+  return plain;
+}
+
+}  // namespace attune

@@ -1,0 +1,332 @@
+// The trainer's side of the protocol's state machine (PROTOCOL.md) on a DEALER socket.
+#include "collectors/probe.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+#include <zmq.hpp>
+
+#include "collectors/codec.h"
+
+namespace attune {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
+
+constexpr int kQueuedMessages = 32;
+constexpr int kReconnectMilliseconds = 100;
+constexpr int kReconnectMaxMilliseconds = 5000;
+constexpr std::uint32_t kMeasureEveryAtFirst = 8;
+constexpr Seconds kHeartbeatAtFirst{5.0};
+constexpr double kMaxHeartbeatSeconds = 3600;
+// Heartbeats of silence after which the daemon counts as gone.
+constexpr int kLiveness = 4;
+// Messages taken in by one Poll, so that a flood cannot hold the trainer.
+constexpr int kMessagesPerPoll = 64;
+// Answers kept while they cannot be sent; the oldest go first.
+constexpr std::size_t kMaxUnsentReplies = 64;
+
+}  // namespace
+
+struct Probe::Line {
+  Line(const ProbeOptions& options, JobSpec spec, Setting setting)
+      : endpoint(options.endpoint),
+        farewell(std::clamp(options.farewell_seconds, 0.0, 3600.0)),
+        hello{.job = std::move(spec), .setting = std::move(setting)} {
+    auto fault = FindFault(hello.job);
+    if (!fault) fault = FindFault(hello.setting, hello.job.topology);
+    if (fault) throw std::invalid_argument(*fault);
+    socket.set(zmq::sockopt::immediate, true);
+    socket.set(zmq::sockopt::sndhwm, kQueuedMessages);
+    socket.set(zmq::sockopt::rcvhwm, kQueuedMessages);
+    socket.set(zmq::sockopt::linger, 0);
+    socket.set(zmq::sockopt::reconnect_ivl, kReconnectMilliseconds);
+    socket.set(zmq::sockopt::reconnect_ivl_max, kReconnectMaxMilliseconds);
+    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
+    try {
+      socket.connect(endpoint);
+    } catch (const zmq::error_t& error) {
+      throw std::invalid_argument("endpoint '" + endpoint + "': " + error.what() +
+                                  "; use ipc://PATH or tcp://HOST:PORT");
+    }
+  }
+
+  // Whether a message can be queued now: asked before a message is made.
+  bool Writable() {
+    int events = 0;
+    std::size_t size = sizeof(events);
+    // Fails only where a signal came in between: then not now.
+    return zmq_getsockopt(socket.handle(), ZMQ_EVENTS, &events, &size) == 0 &&
+           (events & ZMQ_POLLOUT) != 0;
+  }
+
+  // Queues the message, or returns false and leaves everything as it was.
+  bool Send(const Message& message) {
+    try {
+      if (!Writable()) return false;
+      const std::string frame = Encode(message);
+      if (!socket.send(zmq::buffer(frame), zmq::send_flags::dontwait)) return false;
+    } catch (const zmq::error_t& error) {
+      if (error.num() != EINTR) Complain(endpoint + ": sending failed: " + error.what());
+      return false;
+    }
+    last_sent = Clock::now();
+    return true;
+  }
+
+  // Says Hello where that is due, at most once a heartbeat.
+  void Introduce(Clock::time_point now) {
+    if (hello_sent && now - *hello_sent < heartbeat) return;
+    if (!Writable() || !Send(hello)) return;
+    hello_sent = now;
+    if (!introduced) last_heard = now;
+    introduced = true;
+  }
+
+  // Says what is due: Hello, answers that wait, a heartbeat. Observations go behind them.
+  void Speak(Clock::time_point now) {
+    const bool silent = introduced && now - last_heard >= kLiveness * heartbeat;
+    if (!introduced || silent) Introduce(now);
+    if (!introduced) return;
+    while (!replies.empty() && Send(replies.front())) replies.pop_front();
+    if (!silent && now - std::min(last_sent, last_heard) >= heartbeat &&
+        now - last_heartbeat >= heartbeat && Send(Heartbeat{hello.step})) {
+      last_heartbeat = now;
+    }
+  }
+
+  void Answer(const ActionRequest& action, AckStatus status, std::uint64_t step,
+              std::string_view why) {
+    last_reply = ActionReply{action.id, {status, step, std::string(why)}};
+    Answer(*last_reply);
+  }
+  void Answer(const ActionReply& reply) {
+    if (replies.size() == kMaxUnsentReplies) replies.pop_front();
+    replies.push_back(reply);
+  }
+
+  // Takes in what waits, without blocking.
+  void Listen() {
+    for (int i = 0; i < kMessagesPerPoll && !closed; ++i) {
+      zmq::message_t part;
+      bool whole = true;
+      try {
+        if (!socket.recv(part, zmq::recv_flags::dontwait)) return;
+        for (; part.more(); whole = false) {
+          if (!socket.recv(part, zmq::recv_flags::dontwait)) break;
+        }
+      } catch (const zmq::error_t& error) {
+        if (error.num() != EINTR) Complain(endpoint + ": receiving failed: " + error.what());
+        return;
+      }
+      try {
+        if (!whole) throw CodecError(ErrorCode::kMalformed, "a message in several parts");
+        Take(Decode(std::as_bytes(std::span(part.data<char>(), part.size()))));
+      } catch (const CodecError& error) {
+        ++malformed;
+        Complain(endpoint + " sent " + std::to_string(malformed) +
+                 (malformed == 1 ? " message" : " messages") + " that cannot be read (" +
+                 error.what() + "); is it attuned's endpoint?");
+      }
+    }
+  }
+
+  void Take(Message message) {
+    last_heard = Clock::now();
+    if (auto* welcome = std::get_if<Welcome>(&message)) {
+      if (welcome->measure_every == 0 || !(welcome->heartbeat_seconds > 0) ||
+          welcome->heartbeat_seconds > kMaxHeartbeatSeconds) {
+        Complain(endpoint + " sent a Welcome that cannot be used: measure_every " +
+                 std::to_string(welcome->measure_every) + ", heartbeat_seconds " +
+                 std::to_string(welcome->heartbeat_seconds));
+        return;
+      }
+      introduced = true;
+      measure_every = welcome->measure_every;
+      heartbeat = Seconds(welcome->heartbeat_seconds);
+    } else if (auto* action = std::get_if<ActionRequest>(&message)) {
+      Take(std::move(*action));
+    } else if (const auto* error = std::get_if<Error>(&message)) {
+      // The daemon was started anew and knows nobody: that is mended by a Hello, silently.
+      if (error->code == ErrorCode::kOutOfOrder) {
+        introduced = false;
+        return;
+      }
+      Complain("attuned: " + error->text);
+      if (error->code == ErrorCode::kContradiction || error->code == ErrorCode::kVersion) Close();
+    } else if (!std::holds_alternative<Heartbeat>(message)) {
+      throw CodecError(ErrorCode::kMalformed,
+                       std::string(Name(message)) + ", which the daemon does not send to trainers");
+    }
+  }
+
+  void Take(ActionRequest action) {
+    if (last_reply && last_reply->id == action.id) {
+      Answer(*last_reply);  // asked again: the answer was lost
+      return;
+    }
+    if (waiting && waiting->id != action.id) {
+      Answer(*waiting, AckStatus::kRejected, hello.step,
+             "replaced by action " + std::to_string(action.id));
+    }
+    waiting = std::move(action);
+  }
+
+  // The action to apply at this step; the ones that cannot be are answered.
+  std::optional<ActionRequest> NextAction() {
+    std::optional<ActionRequest> action = std::exchange(waiting, std::nullopt);
+    if (!action) return std::nullopt;
+    if (hello.step > action->expires_step) {
+      Answer(*action, AckStatus::kExpired, hello.step, "");
+      return std::nullopt;
+    }
+    if (const auto fault = FindFault(action->setting, hello.job.topology)) {
+      Answer(*action, AckStatus::kRejected, hello.step, *fault);
+      return std::nullopt;
+    }
+    return action;
+  }
+
+  void Complain(std::string text) { complaint = std::move(text); }
+
+  // From here on nothing is said and nothing heard.
+  void Close() {
+    closed = true;
+    waiting.reset();
+    socket.close();
+  }
+
+  // Says Bye and waits, together at most `farewell`, until it can be queued and until it has gone.
+  void SayGoodbye(const Bye& bye) {
+    const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(farewell);
+    const auto left = [&deadline] {
+      return std::max(std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()),
+                      std::chrono::milliseconds(0));
+    };
+    // The first turn also finds a daemon that came up since the last step.
+    for (bool gone = false; !gone;) {
+      Speak(Clock::now());
+      gone = introduced && replies.empty() && Send(bye);
+      if (gone || !introduced || left().count() == 0) break;
+      zmq::pollitem_t item{socket.handle(), 0, ZMQ_POLLOUT, 0};
+      zmq_poll(&item, 1, static_cast<long>(left().count()));  // a signal only ends this turn
+    }
+    socket.set(zmq::sockopt::linger, static_cast<int>(left().count()));
+    Close();
+    context.close();
+  }
+
+  std::string endpoint;
+  Seconds farewell;
+  Hello hello;  // kept up to date, so that it can be said at any time
+  zmq::context_t context{1};
+  zmq::socket_t socket{context, zmq::socket_type::dealer};
+
+  bool closed = false;
+  bool introduced = false;                      // the daemon was told who we are
+  std::optional<Clock::time_point> hello_sent;  // the last time
+  Clock::time_point last_sent = Clock::now();
+  Clock::time_point last_heard = Clock::now();
+  Clock::time_point last_heartbeat = Clock::now();
+  Seconds heartbeat = kHeartbeatAtFirst;
+  std::uint32_t measure_every = kMeasureEveryAtFirst;
+
+  std::optional<ActionRequest> waiting;   // received, not yet returned
+  std::optional<ActionReply> last_reply;  // to be repeated when its action is
+  std::deque<ActionReply> replies;        // not yet sent
+
+  std::uint64_t dropped = 0;
+  std::uint64_t dropped_since_sent = 0;
+  std::uint64_t malformed = 0;
+  double compute_seconds = 0;  // of the last observation
+  std::optional<std::string> complaint;
+};
+
+Probe::Probe(const ProbeOptions& options, JobSpec job, Setting setting) {
+  if (options.endpoint.empty()) return;
+  line_ = std::make_unique<Line>(options, std::move(job), std::move(setting));
+}
+
+Probe::~Probe() {
+  if (line_) Finish(Outcome::kFailed, line_->hello.step, line_->compute_seconds, std::nullopt);
+}
+
+bool Probe::Due(std::uint64_t step) const {
+  return line_ && !line_->closed && step % line_->measure_every == 0;
+}
+
+void Probe::Observe(Observation observation) {
+  if (!line_ || line_->closed) return;
+  Line& line = *line_;
+  line.hello.step = observation.step;
+  line.compute_seconds = observation.compute_seconds;
+  line.Speak(Clock::now());
+  observation.action = line.hello.action;
+  observation.dropped = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(line.dropped_since_sent, std::numeric_limits<std::uint32_t>::max()));
+  const auto fault = FindFault(observation, line.hello.job.topology);
+  if (fault)
+    line.Complain("observation of step " + std::to_string(observation.step) + ": " + *fault);
+  // Behind an answer that could not be sent: the daemon must not see an action's effect before it.
+  if (!fault && line.introduced && line.replies.empty() && line.Send(std::move(observation))) {
+    line.dropped_since_sent = 0;
+  } else {
+    ++line.dropped;
+    ++line.dropped_since_sent;
+  }
+}
+
+std::optional<ActionRequest> Probe::Poll(std::uint64_t step) {
+  if (!line_ || line_->closed) return std::nullopt;
+  line_->hello.step = step;
+  line_->Listen();
+  if (line_->closed) return std::nullopt;
+  std::optional<ActionRequest> action = line_->NextAction();
+  line_->Speak(Clock::now());
+  return action;
+}
+
+void Probe::Applied(const ActionRequest& action, std::uint64_t step) {
+  if (!line_ || line_->closed) return;
+  line_->hello.step = step;
+  line_->hello.setting = action.setting;
+  line_->hello.action = action.id;
+  line_->Answer(action, AckStatus::kApplied, step, "");
+  line_->Speak(Clock::now());
+}
+
+void Probe::Rejected(const ActionRequest& action, std::uint64_t step, const std::string& why) {
+  if (!line_ || line_->closed) return;
+  line_->hello.step = step;
+  line_->Answer(action, AckStatus::kRejected, step, why);
+  line_->Speak(Clock::now());
+}
+
+void Probe::Finish(Outcome outcome, std::uint64_t step, double compute_seconds,
+                   std::optional<double> validation_loss) {
+  if (!line_ || line_->closed) return;
+  line_->hello.step = step;
+  if (outcome != Outcome::kFinished) outcome = Outcome::kFailed;
+  try {
+    line_->SayGoodbye({outcome, step, compute_seconds, validation_loss});
+  } catch (const zmq::error_t& error) {
+    line_->Complain(line_->endpoint + ": saying Bye failed: " + error.what());
+    line_->closed = true;
+  }
+}
+
+std::uint64_t Probe::Dropped() const { return line_ ? line_->dropped : 0; }
+
+std::optional<std::string> Probe::TakeError() {
+  return line_ ? std::exchange(line_->complaint, std::nullopt) : std::nullopt;
+}
+
+}  // namespace attune

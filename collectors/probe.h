@@ -1,0 +1,69 @@
+// A trainer's line to the daemon: never waits, never throws once it is made.
+//
+// One DEALER socket, used from the trainer's thread alone. When the daemon is away, stopped or
+// slow, observations are dropped and counted, and training goes on with its present setting.
+// PROTOCOL.md has the rules that it keeps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "collectors/messages.h"
+
+namespace attune {
+
+struct ProbeOptions {
+  std::string endpoint;           // ipc://… or tcp://…; empty: no daemon, every call is a no-op
+  double farewell_seconds = 2.0;  // Finish waits at most this long for the last message to go
+};
+
+class Probe {
+ public:
+  // Throws std::invalid_argument for an endpoint that ZeroMQ cannot use, or a job or setting that
+  // FindFault objects to; does not throw because no daemon answers. Says Hello at the first Poll or
+  // Observe that finds the daemon there.
+  Probe(const ProbeOptions& options, JobSpec job, Setting setting);
+  // Says Bye{failed} if Finish was not called; takes at most farewell_seconds.
+  ~Probe();
+  Probe(const Probe&) = delete;
+  Probe& operator=(const Probe&) = delete;
+
+  // Whether this step is one to measure: every Welcome::measure_every steps (8 until the daemon's
+  // answer). False when there is no endpoint, after Finish, and once the daemon has turned the job
+  // away.
+  [[nodiscard]] bool Due(std::uint64_t step) const;
+
+  // Sends an observation, or drops and counts it. Fills in `dropped` and `action`. One that
+  // FindFault objects to is dropped, and the fault kept for TakeError.
+  void Observe(Observation observation);
+
+  // At a safe point, once a step: takes in what the daemon sent, sends a heartbeat when one is due,
+  // and returns the newest action to apply now, if any. Actions that are expired, replaced by a
+  // newer one or unusable are answered here. Microseconds when there is nothing to do.
+  [[nodiscard]] std::optional<ActionRequest> Poll(std::uint64_t step);
+
+  // The truth about the action that Poll returned. Answers that cannot be sent now are kept and
+  // sent later.
+  void Applied(const ActionRequest& action, std::uint64_t step);
+  void Rejected(const ActionRequest& action, std::uint64_t step, const std::string& why);
+
+  // Says Bye and closes the line; later calls do nothing. Waits up to farewell_seconds where the
+  // daemon was met, not at all where it never was. `outcome` is kFinished or kFailed (anything else
+  // counts as failed).
+  void Finish(Outcome outcome, std::uint64_t step, double compute_seconds,
+              std::optional<double> validation_loss);
+
+  // Observations dropped since the beginning.
+  [[nodiscard]] std::uint64_t Dropped() const;
+  // The last complaint, the daemon's or the probe's own about what it received, if any: one line
+  // for the trainer's log. Cleared by the call.
+  [[nodiscard]] std::optional<std::string> TakeError();
+
+ private:
+  struct Line;
+  std::unique_ptr<Line> line_;  // null without an endpoint
+};
+
+}  // namespace attune

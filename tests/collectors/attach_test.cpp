@@ -1,0 +1,262 @@
+// A real training loop against a router that plays the daemon.
+#include "collectors/attach.h"
+
+#include <stdlib.h>
+
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+#include <zmq.hpp>
+
+#include "collectors/codec.h"
+#include "tests/catch.hpp"
+
+namespace attune {
+namespace {
+
+struct NetImpl : torch::nn::Module {
+  NetImpl()
+      : lower(AttentionOptions{.width = 16, .heads = 4, .causal = true, .context = 24}),
+        upper(AttentionOptions{.width = 16, .heads = 2, .context = 24}) {
+    register_module("lower", lower);
+    register_module("upper", upper);
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return upper->forward(x + lower->forward(x)); }
+  TunableAttention lower, upper;
+};
+TORCH_MODULE(Net);
+
+// The daemon's end of a private endpoint.
+class Daemon {
+ public:
+  Daemon() {
+    std::string path = (std::filesystem::temp_directory_path() / "attune-XXXXXX").string();
+    if (mkdtemp(path.data()) == nullptr) throw std::runtime_error("no temporary directory");
+    directory_ = path;
+    socket_.set(zmq::sockopt::linger, 0);
+    socket_.bind(Endpoint());
+  }
+  ~Daemon() {
+    socket_.close();
+    std::filesystem::remove_all(directory_);
+  }
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  [[nodiscard]] std::string Endpoint() const { return "ipc://" + (directory_ / "s").string(); }
+
+  // What a trainer said, if anything within 10 ms.
+  std::optional<Message> Next() {
+    zmq::pollitem_t item{socket_.handle(), 0, ZMQ_POLLIN, 0};
+    zmq_poll(&item, 1, 10);
+    zmq::message_t identity, frame;
+    if (!socket_.recv(identity, zmq::recv_flags::dontwait)) return std::nullopt;
+    static_cast<void>(socket_.recv(frame));
+    identity_ = identity.to_string();
+    return Decode(std::as_bytes(std::span(frame.data<char>(), frame.size())));
+  }
+  void Say(const Message& message) {
+    socket_.send(zmq::buffer(identity_), zmq::send_flags::sndmore);
+    const std::string frame = Encode(message);
+    socket_.send(zmq::buffer(frame));
+  }
+
+ private:
+  std::filesystem::path directory_;
+  zmq::context_t context_;
+  zmq::socket_t socket_{context_, zmq::socket_type::router};
+  std::string identity_;
+};
+
+AttachOptions Options(const Daemon* daemon) {
+  AttachOptions options;
+  options.name = "net";
+  options.key = "key-1";
+  options.budget = {BudgetKind::kSteps, 5000};
+  options.seed = 3;
+  options.learning_rate = 0.01;
+  if (daemon != nullptr) options.endpoint = daemon->Endpoint();
+  return options;
+}
+
+// A training run of which one step at a time is made.
+struct Run {
+  explicit Run(const AttachOptions& options)
+      : handle(Attach(*net, options)), optimizer(net->parameters(), 0.01) {}
+
+  bool Step(std::optional<double> reported = std::nullopt) {
+    handle.StartStep();
+    const torch::Tensor x = torch::randn({2, 24, 16});
+    const torch::Tensor loss = net->forward(x).square().mean();
+    optimizer.zero_grad();
+    loss.backward();
+    optimizer.step();
+    ++steps;
+    return handle.Step(reported.value_or(loss.item<double>()));
+  }
+
+  // Trains until the daemon hears a message of this kind; fails after 2,000 steps.
+  template <class Kind>
+  Kind Hear(Daemon& daemon) {
+    for (int i = 0; i < 2000; ++i) {
+      Step();
+      while (const auto message = daemon.Next()) {
+        if (const auto* kind = std::get_if<Kind>(&*message)) return *kind;
+      }
+    }
+    throw std::runtime_error("the trainer did not say it");
+  }
+
+  Net net;
+  Handle handle;
+  torch::optim::SGD optimizer;
+  std::uint64_t steps = 0;
+};
+
+Setting Smaller() {
+  Setting setting = Setting::Neutral(6);
+  setting.scale[1] = 1.5F;
+  setting.active = {0, 1, 1, 0, 0, 1};
+  return setting;
+}
+
+}  // namespace
+
+TEST_CASE("a trainer introduces its sites, reports measured steps and says how it ended") {
+  Daemon daemon;
+  Run run(Options(&daemon));
+  const Hello hello = run.Hear<Hello>(daemon);
+  CHECK(hello.job.key == "key-1");
+  CHECK(hello.job.name == "net");
+  CHECK(hello.job.seed == 3);
+  CHECK(hello.job.learning_rate == 0.01);
+  CHECK(hello.job.budget == Budget{BudgetKind::kSteps, 5000});
+  REQUIRE(hello.job.topology.sites.size() == 2);
+  CHECK(hello.job.topology.sites[0] == Site{"lower", SiteKind::kSelf, true, 4, 4, 24});
+  CHECK(hello.job.topology.sites[1] == Site{"upper", SiteKind::kSelf, false, 2, 8, 24});
+  CHECK(hello.setting == Setting::Neutral(6));
+
+  daemon.Say(Welcome{1, 3, 10});
+  const auto seen = run.Hear<Observation>(daemon);
+  const auto observation = run.Hear<Observation>(daemon);
+  CHECK(observation.step > seen.step);
+  CHECK(observation.step % 3 == 0);
+  CHECK_FALSE(FindFault(observation, hello.job.topology));
+  CHECK(observation.active == std::vector<std::uint8_t>(6, 1));
+  CHECK(observation.loss > 0);
+  CHECK(observation.compute_seconds > seen.compute_seconds);
+  CHECK(observation.attention_share > 0);
+  for (std::size_t head = 0; head < 6; ++head) {
+    CHECK(observation.metrics[head * kMetrics + static_cast<std::size_t>(Metric::kEntropy)] > 0);
+    CHECK(observation.metrics[head * kMetrics + static_cast<std::size_t>(Metric::kImportance)] > 0);
+  }
+
+  run.handle.Finish(2.5);
+  std::optional<Bye> bye;
+  for (int i = 0; i < 200 && !bye; ++i) {
+    const auto message = daemon.Next();
+    if (message && std::holds_alternative<Bye>(*message)) bye = std::get<Bye>(*message);
+  }
+  REQUIRE(bye);
+  CHECK(bye->outcome == Outcome::kFinished);
+  CHECK(bye->step == run.steps);
+  CHECK(bye->validation_loss == 2.5);
+  CHECK(bye->compute_seconds == Approx(run.handle.ComputeSeconds()));
+}
+
+TEST_CASE("an action is applied between two steps and acknowledged with that step") {
+  Daemon daemon;
+  Run run(Options(&daemon));
+  static_cast<void>(run.Hear<Hello>(daemon));
+  daemon.Say(Welcome{1, 1, 10});
+  daemon.Say(ActionRequest{77, 100000, Smaller()});
+  bool changed = false;
+  for (int i = 0; i < 2000 && !changed; ++i) changed = run.Step();
+  REQUIRE(changed);
+  const std::uint64_t applied = run.steps;
+  CHECK(run.handle.Current() == Smaller());
+  CHECK(run.net->lower->Current() == Setting{{1, 1.5F, 1, 1}, {1, 1, 1, 1}, {0, 1, 1, 0}});
+  CHECK(run.net->upper->Current() == Setting{{1, 1}, {1, 1}, {0, 1}});
+
+  const auto reply = run.Hear<ActionReply>(daemon);
+  CHECK(reply.id == 77);
+  CHECK(reply.acknowledgement.status == AckStatus::kApplied);
+  CHECK(reply.acknowledgement.step == applied);
+  const auto observation = run.Hear<Observation>(daemon);
+  CHECK(observation.action == 77);
+  CHECK(observation.active == Smaller().active);
+}
+
+TEST_CASE("an action that cannot be used is rejected with the reason and changes nothing") {
+  Daemon daemon;
+  Run run(Options(&daemon));
+  static_cast<void>(run.Hear<Hello>(daemon));
+  daemon.Say(Welcome{1, 4, 10});
+  Setting setting = Setting::Neutral(6);
+  setting.active = {1, 1, 1, 1, 0, 0};  // nothing left of the upper site
+  daemon.Say(ActionRequest{5, 100000, setting});
+  const auto reply = run.Hear<ActionReply>(daemon);
+  CHECK(reply.id == 5);
+  CHECK(reply.acknowledgement.status == AckStatus::kRejected);
+  CHECK(reply.acknowledgement.why == FindFault(setting, run.handle.Sites()).value());
+  CHECK(run.handle.Current() == Setting::Neutral(6));
+  CHECK(run.net->lower->Current() == Setting::Neutral(4));
+}
+
+TEST_CASE("a model that was loaded with a setting introduces itself with it") {
+  Daemon daemon;
+  Net net;
+  net->lower->Apply(std::vector<float>{1, 2, 1, 1}, std::vector<float>(4, 1.0F),
+                    std::vector<std::uint8_t>{0, 1, 1, 1});
+  Handle handle = Attach(*net, Options(&daemon));
+  CHECK(handle.Current() == Setting{{1, 2, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1}, {0, 1, 1, 1, 1, 1}});
+}
+
+TEST_CASE("without a daemon a job trains on and keeps its clock") {
+  Run run(Options(nullptr));
+  double before = 0;
+  for (int i = 0; i < 5; ++i) {
+    CHECK_FALSE(run.Step(i == 2 ? std::optional(std::nan("")) : std::nullopt));
+    CHECK(run.handle.ComputeSeconds() > before);
+    before = run.handle.ComputeSeconds();
+  }
+  CHECK_FALSE(run.net->lower->TakeMeasurement());
+  run.handle.Finish(std::nullopt);
+}
+
+TEST_CASE("a loss that is no number does not stop a job") {
+  Daemon daemon;
+  Run run(Options(&daemon));
+  static_cast<void>(run.Hear<Hello>(daemon));
+  daemon.Say(Welcome{1, 1, 10});
+  static_cast<void>(run.Hear<Observation>(daemon));
+  for (int i = 0; i < 3; ++i) CHECK_FALSE(run.Step(std::nan("")));
+  CHECK(std::isfinite(run.Hear<Observation>(daemon).loss));  // the next mean starts afresh
+}
+
+TEST_CASE("a model without tunable attention and a step that was not started are errors") {
+  torch::nn::Linear plain(3, 3);
+  CHECK_THROWS_AS(Attach(*plain, Options(nullptr)), std::invalid_argument);
+  Net net;
+  Handle handle = Attach(*net, Options(nullptr));
+  CHECK_THROWS_AS(handle.Step(1.0), std::logic_error);
+}
+
+TEST_CASE("an attention module alone is a model, and one registered twice is one site") {
+  TunableAttention alone(AttentionOptions{.width = 8, .heads = 2, .context = 4});
+  CHECK(Attach(*alone, Options(nullptr)).Sites().sites.size() == 1);
+  struct Twice : torch::nn::Module {
+    explicit Twice(const TunableAttention& attention) {
+      register_module("a", attention);
+      register_module("b", attention);
+    }
+  } twice(alone);
+  CHECK(Attach(twice, Options(nullptr)).Sites().sites.size() == 1);
+}
+
+}  // namespace attune

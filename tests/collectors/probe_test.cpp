@@ -1,0 +1,531 @@
+// The probe against a real ZeroMQ ROUTER in this process.
+#include "collectors/probe.h"
+
+#include <stdlib.h>
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+#include <zmq.hpp>
+
+#include "collectors/codec.h"
+#include "tests/catch.hpp"
+
+using namespace attune;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+// Long enough for the busiest machine: only a failing test waits for it.
+constexpr std::chrono::seconds kPatience{20};
+
+// A private folder that goes when the test ends.
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "attune-probe-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + name);
+    path_ = name;
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  [[nodiscard]] std::string Endpoint() const { return "ipc://" + (path_ / "socket").string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// The daemon's end: says only what the test lets it say.
+class Router {
+ public:
+  explicit Router(const std::string& endpoint) {
+    socket_.set(zmq::sockopt::linger, 0);
+    socket_.set(zmq::sockopt::rcvhwm, 16);
+    socket_.bind(endpoint);
+  }
+
+  // The next message that is there within the time, if any.
+  std::optional<Message> Receive(std::chrono::milliseconds wait) {
+    zmq::pollitem_t item{socket_.handle(), 0, ZMQ_POLLIN, 0};
+    zmq::poll(&item, 1, wait);
+    zmq::message_t frame;
+    if (!socket_.recv(peer_, zmq::recv_flags::dontwait)) return std::nullopt;
+    REQUIRE(peer_.more());
+    REQUIRE(socket_.recv(frame, zmq::recv_flags::dontwait));
+    REQUIRE_FALSE(frame.more());
+    return Decode(std::as_bytes(std::span(frame.data<char>(), frame.size())));
+  }
+
+  // To whom the last message came from.
+  void Send(const Message& message) { SendRaw({Encode(message)}); }
+  void SendRaw(const std::vector<std::string>& parts) {
+    zmq::message_t peer;
+    peer.copy(peer_);
+    socket_.send(peer, zmq::send_flags::sndmore);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      socket_.send(zmq::buffer(parts[i]),
+                   i + 1 < parts.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+    }
+  }
+
+ private:
+  zmq::context_t context_;
+  zmq::socket_t socket_{context_, zmq::socket_type::router};
+  zmq::message_t peer_;
+};
+
+JobSpec TestJob() {
+  return {.key = "run-1",
+          .name = "test",
+          .topology = {{{.name = "layer.0",
+                         .kind = SiteKind::kSelf,
+                         .causal = true,
+                         .heads = 2,
+                         .head_width = 8,
+                         .context = 64}}},
+          .budget = {BudgetKind::kSteps, 1000, 0.01},
+          .seed = 1,
+          .learning_rate = 0.001};
+}
+
+Setting Scaled(float scale) { return {{scale, 1.0F}, {1.0F, 1.0F}, {1, 1}}; }
+
+Observation TestObservation(std::uint64_t step) {
+  Observation observation{.step = step,
+                          .compute_seconds = 0.5 * static_cast<double>(step),
+                          .loss = 2.0,
+                          .attention_share = 0.25F,
+                          .active = {1, 1},
+                          .metrics = std::vector<float>(2 * kMetrics, 0.5F),
+                          .profile = std::vector<float>(2 * kProfileBins, 1.0F / kProfileBins)};
+  return observation;
+}
+
+// A probe with its daemon, and the step at which the trainer stands.
+struct Pair {
+  Folder folder;
+  std::optional<Router> router{std::in_place, folder.Endpoint()};
+  Probe probe{{.endpoint = folder.Endpoint(), .farewell_seconds = 20}, TestJob(), Scaled(1)};
+  std::uint64_t step = 1;
+  std::optional<ActionRequest> action;  // the last that Poll returned
+
+  // Lets the trainer poll at its present step until the condition holds.
+  void PollUntil(const std::function<bool()>& condition) {
+    const auto deadline = Clock::now() + kPatience;
+    while (!condition()) {
+      if (Clock::now() > deadline) FAIL("the condition did not come true");
+      if (auto now = probe.Poll(step)) action = std::move(now);
+    }
+  }
+
+  // Lets the trainer poll until the daemon has received a T; other messages are passed over.
+  template <class T>
+  T Next() {
+    std::optional<Message> message;
+    PollUntil([&] {
+      message = router->Receive(std::chrono::milliseconds(2));
+      return message && std::holds_alternative<T>(*message);
+    });
+    return std::get<T>(*message);
+  }
+
+  // Hello and Welcome. A trainer that was welcomed measures every `measure_every` steps.
+  Hello Greet(std::uint32_t measure_every = 3, double heartbeat_seconds = 30) {
+    const auto hello = Next<Hello>();
+    router->Send(Welcome{1, measure_every, heartbeat_seconds});
+    PollUntil([&] { return probe.Due(measure_every) && !probe.Due(measure_every + 1); });
+    return hello;
+  }
+
+  ActionRequest Receive() {
+    PollUntil([&] { return action.has_value(); });
+    const ActionRequest taken = *action;
+    action.reset();
+    return taken;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a probe without an endpoint does nothing") {
+  Probe probe({.endpoint = ""}, TestJob(), Scaled(1));
+  CHECK_FALSE(probe.Due(0));
+  CHECK_FALSE(probe.Due(8));
+  probe.Observe(TestObservation(8));
+  CHECK_FALSE(probe.Poll(8));
+  probe.Applied({}, 8);
+  probe.Rejected({}, 8, "no");
+  probe.Finish(Outcome::kFinished, 9, 1, {});
+  CHECK(probe.Dropped() == 0);
+  CHECK_FALSE(probe.TakeError());
+}
+
+TEST_CASE("an endpoint, a job or a setting that cannot be used is refused at once") {
+  const Folder folder;
+  for (const char* endpoint : {"nonsense", "http://localhost", "tcp://localhost", "ipc://"}) {
+    INFO(endpoint);
+    CHECK_THROWS_AS(Probe({.endpoint = endpoint}, TestJob(), Scaled(1)), std::invalid_argument);
+  }
+  JobSpec job = TestJob();
+  job.key.clear();
+  CHECK_THROWS_AS(Probe({.endpoint = folder.Endpoint()}, job, Scaled(1)), std::invalid_argument);
+  CHECK_THROWS_AS(Probe({.endpoint = folder.Endpoint()}, TestJob(), Scaled(1000)),
+                  std::invalid_argument);
+}
+
+TEST_CASE("a trainer introduces itself and learns how often to measure") {
+  Pair pair;
+  CHECK(pair.probe.Due(8));
+  CHECK_FALSE(pair.probe.Due(3));
+  const Hello hello = pair.Greet(3);
+  CHECK(hello.job == TestJob());
+  CHECK(hello.setting == Scaled(1));
+  CHECK(hello.step == 1);
+  CHECK(hello.action == 0);
+  CHECK(pair.probe.Due(6));
+  CHECK_FALSE(pair.probe.Due(8));
+}
+
+TEST_CASE("a Welcome without sense is not followed, and the trainer is told") {
+  Pair pair;
+  (void)pair.Next<Hello>();
+  pair.router->Send(Welcome{1, 0, 30});
+  std::optional<std::string> error;
+  pair.PollUntil([&] { return (error = pair.probe.TakeError()).has_value(); });
+  CHECK_THAT(*error, Catch::Contains("measure_every 0"));
+  CHECK(pair.probe.Due(8));
+}
+
+TEST_CASE("observations dropped while the daemon is away are counted in the next one") {
+  Folder folder;
+  Probe probe({.endpoint = folder.Endpoint(), .farewell_seconds = 0}, TestJob(), Scaled(1));
+  for (std::uint64_t step = 0; step < 5; ++step) probe.Observe(TestObservation(step));
+  CHECK(probe.Dropped() == 5);
+
+  Router router(folder.Endpoint());
+  const auto deadline = Clock::now() + kPatience;
+  std::optional<Message> hello;
+  while (!hello && Clock::now() < deadline) {
+    CHECK_FALSE(probe.Poll(5));
+    hello = router.Receive(std::chrono::milliseconds(2));
+  }
+  REQUIRE(hello);
+  CHECK(std::holds_alternative<Hello>(*hello));
+
+  for (const std::uint32_t dropped : {5U, 0U}) {
+    probe.Observe(TestObservation(8));
+    const auto message = router.Receive(kPatience);
+    REQUIRE(message);
+    const auto& observation = std::get<Observation>(*message);
+    CHECK(observation.dropped == dropped);
+    CHECK(observation.step == 8);
+    CHECK(observation.metrics == TestObservation(8).metrics);
+    CHECK(observation.profile == TestObservation(8).profile);
+  }
+  CHECK(probe.Dropped() == 5);
+}
+
+TEST_CASE("an observation that the daemon could not use is not sent, and the trainer is told") {
+  Pair pair;
+  pair.Greet();
+  Observation broken = TestObservation(3);
+  broken.metrics.pop_back();
+  pair.probe.Observe(broken);
+  CHECK_THAT(pair.probe.TakeError().value(), Catch::Contains("step 3"));
+  CHECK_FALSE(pair.probe.TakeError());
+  CHECK(pair.probe.Dropped() == 1);
+  pair.probe.Observe(TestObservation(6));
+  CHECK(pair.Next<Observation>().dropped == 1);
+}
+
+TEST_CASE("an applied action is acknowledged at its step and named by what follows") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  const ActionRequest action = pair.Receive();
+  CHECK(action.id == 21);
+  CHECK(action.setting == Scaled(2));
+  pair.probe.Applied(action, 7);
+  const auto reply = pair.Next<ActionReply>();
+  CHECK(reply.id == 21);
+  CHECK(reply.acknowledgement == Acknowledgement{AckStatus::kApplied, 7, ""});
+
+  pair.probe.Observe(TestObservation(8));
+  CHECK(pair.Next<Observation>().action == 21);
+
+  // Asked again, because the answer was lost: the same truth, and nothing to apply.
+  pair.step = 9;
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  CHECK(pair.Next<ActionReply>().acknowledgement == reply.acknowledgement);
+  CHECK_FALSE(pair.action);
+}
+
+TEST_CASE("a refusal reaches the daemon with its reason") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  pair.probe.Rejected(pair.Receive(), 7, "the optimiser is fused");
+  CHECK(pair.Next<ActionReply>().acknowledgement ==
+        Acknowledgement{AckStatus::kRejected, 7, "the optimiser is fused"});
+  pair.probe.Observe(TestObservation(8));
+  CHECK(pair.Next<Observation>().action == 0);
+}
+
+TEST_CASE("of several actions the newest is applied and the others are answered") {
+  Pair pair;
+  pair.Greet();
+  // Actions that happen to arrive in different turns of Poll are applied one by one, which is as
+  // good; so batches are sent until one was met as a batch.
+  constexpr std::uint64_t kBatch = 20;
+  const auto deadline = Clock::now() + kPatience;
+  bool replaced = false;
+  for (std::uint64_t first = 1; !replaced; first += kBatch) {
+    REQUIRE(Clock::now() < deadline);
+    const std::uint64_t last = first + kBatch - 1;
+    for (std::uint64_t id = first; id <= last; ++id) {
+      pair.router->Send(ActionRequest{id, 100, Scaled(1.0F + static_cast<float>(id % 8))});
+    }
+    std::vector<std::uint64_t> answered;
+    pair.PollUntil([&] {
+      if (pair.action) {
+        pair.probe.Applied(*pair.action, pair.step);
+        CHECK(pair.action->setting == Scaled(1.0F + static_cast<float>(pair.action->id % 8)));
+        pair.action.reset();
+      }
+      const auto message = pair.router->Receive(std::chrono::milliseconds(2));
+      if (!message) return false;
+      const auto& reply = std::get<ActionReply>(*message);
+      answered.push_back(reply.id);
+      if (reply.acknowledgement.status == AckStatus::kRejected) {
+        replaced = true;
+        CHECK(reply.acknowledgement.why ==
+              "replaced by action " + std::to_string(answered.back() + 1));
+        CHECK(reply.id < last);
+      } else {
+        CHECK(reply.acknowledgement.status == AckStatus::kApplied);
+      }
+      return reply.id == last;
+    });
+    // Each once, in their order.
+    REQUIRE(answered.size() == kBatch);
+    for (std::size_t i = 0; i < kBatch; ++i) CHECK(answered[i] == first + i);
+  }
+}
+
+TEST_CASE("an action whose step has passed is answered as expired and not returned") {
+  Pair pair;
+  pair.Greet();
+  pair.step = 101;
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  const auto reply = pair.Next<ActionReply>();
+  CHECK(reply.id == 21);
+  CHECK(reply.acknowledgement == Acknowledgement{AckStatus::kExpired, 101, ""});
+  CHECK_FALSE(pair.action);
+
+  pair.router->Send(ActionRequest{22, 101, Scaled(2)});
+  CHECK(pair.Receive().id == 22);
+}
+
+TEST_CASE("an action outside the bounds is refused for the trainer") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(ActionRequest{21, 100, Scaled(1000)});
+  const auto reply = pair.Next<ActionReply>();
+  CHECK(reply.acknowledgement.status == AckStatus::kRejected);
+  CHECK_FALSE(reply.acknowledgement.why.empty());
+  CHECK_FALSE(pair.action);
+}
+
+TEST_CASE("a daemon that stops reading loses observations, and every one is counted") {
+  Pair pair;
+  pair.Greet();
+  constexpr std::uint64_t kSent = 10'000;
+  for (std::uint64_t step = 0; step < kSent; ++step) {
+    pair.probe.Observe(TestObservation(step));
+    (void)pair.probe.Poll(step);
+  }
+  CHECK(pair.probe.Dropped() > 0);
+
+  // The daemon wakes up: what arrives and what was dropped is all there was.
+  std::uint64_t received = 0;
+  std::uint64_t reported = 0;
+  pair.step = kSent;
+  bool last = false;
+  pair.PollUntil([&] {
+    if (const auto message = pair.router->Receive(std::chrono::milliseconds(2))) {
+      if (const auto* observation = std::get_if<Observation>(&*message)) {
+        ++received;
+        reported += observation->dropped;
+        last = observation->step == kSent;
+      }
+    } else if (received + pair.probe.Dropped() == kSent) {
+      pair.probe.Observe(TestObservation(kSent));
+    }
+    return last;
+  });
+  CHECK(received + pair.probe.Dropped() == kSent + 1);
+  CHECK(reported == pair.probe.Dropped());
+}
+
+TEST_CASE("answers that cannot be sent wait until they can") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  const ActionRequest action = pair.Receive();
+  for (std::uint64_t step = 0; pair.probe.Dropped() < 100; ++step) {
+    pair.probe.Observe(TestObservation(step));  // until nothing more can be queued
+  }
+  pair.probe.Applied(action, 7);
+  CHECK(pair.Next<ActionReply>().acknowledgement == Acknowledgement{AckStatus::kApplied, 7, ""});
+}
+
+TEST_CASE("a trainer that a new daemon does not know introduces itself as it stands now") {
+  Pair pair;
+  pair.Greet(3, 0.05);
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  pair.probe.Applied(pair.Receive(), 7);
+  pair.step = 8;
+  (void)pair.Next<ActionReply>();
+  pair.router->Send(Error{ErrorCode::kOutOfOrder, "Hello first"});
+  Hello hello;
+  pair.PollUntil([&] {
+    const auto message = pair.router->Receive(std::chrono::milliseconds(2));
+    if (!message) return false;
+    if (const auto* said = std::get_if<Hello>(&*message)) hello = *said;
+    pair.router->Send(Heartbeat{0});  // so that it is not silence that the trainer answers
+    return !hello.job.key.empty();
+  });
+  CHECK(hello.job == TestJob());
+  CHECK(hello.setting == Scaled(2));
+  CHECK(hello.action == 21);
+  CHECK(hello.step == 8);
+  CHECK_FALSE(pair.probe.TakeError());
+}
+
+TEST_CASE("a trainer finds a daemon that was started anew") {
+  Pair pair;
+  pair.Greet(3, 0.05);
+  pair.router.reset();
+  pair.router.emplace(pair.folder.Endpoint());
+  CHECK(pair.Next<Hello>().job == TestJob());
+}
+
+TEST_CASE("a trainer says Hello again to a daemon that has fallen silent") {
+  Pair pair;
+  pair.Greet(3, 0.02);
+  CHECK(pair.Next<Hello>().job == TestJob());
+}
+
+TEST_CASE("a trainer with nothing to report sends heartbeats") {
+  Pair pair;
+  pair.Greet(3, 0.02);
+  pair.step = 5;
+  for (int i = 0; i < 3; ++i) {
+    CHECK(pair.Next<Heartbeat>().step == 5);
+    pair.router->Send(Heartbeat{0});
+  }
+}
+
+TEST_CASE("a job that contradicts its earlier self is left alone and trains on") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(Error{ErrorCode::kContradiction, "run-1 had 3 sites"});
+  std::optional<std::string> error;
+  pair.PollUntil([&] { return (error = pair.probe.TakeError()).has_value(); });
+  CHECK(*error == "attuned: run-1 had 3 sites");
+  CHECK_FALSE(pair.probe.Due(3));
+  pair.probe.Observe(TestObservation(3));
+  CHECK_FALSE(pair.probe.Poll(3));
+  pair.probe.Finish(Outcome::kFinished, 4, 1, {});
+  CHECK_FALSE(pair.router->Receive(std::chrono::milliseconds(0)));
+  CHECK_FALSE(pair.probe.TakeError());
+}
+
+TEST_CASE("a complaint about content is handed on and changes nothing else") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(Error{ErrorCode::kUnusable, "loss is NaN"});
+  std::optional<std::string> error;
+  pair.PollUntil([&] { return (error = pair.probe.TakeError()).has_value(); });
+  CHECK(*error == "attuned: loss is NaN");
+  pair.probe.Observe(TestObservation(3));
+  CHECK(pair.Next<Observation>().step == 3);
+}
+
+TEST_CASE("bytes from an endpoint that is no daemon are counted, told and survived") {
+  Pair pair;
+  pair.Greet();
+  pair.router->SendRaw({"GET / HTTP/1.1"});
+  pair.router->SendRaw({Encode(Heartbeat{0}), "more"});
+  pair.router->Send(StatusRequest{});
+  std::optional<std::string> error;
+  pair.PollUntil([&] {
+    if (auto next = pair.probe.TakeError()) error = std::move(next);
+    return error && error->find("3 messages") != std::string::npos;
+  });
+  CHECK_THAT(*error, Catch::Contains("StatusRequest"));
+  pair.probe.Observe(TestObservation(3));
+  CHECK(pair.Next<Observation>().step == 3);
+}
+
+TEST_CASE("Finish says how it ended, behind everything that was said before") {
+  Pair pair;
+  pair.Greet();
+  pair.probe.Observe(TestObservation(3));
+  pair.probe.Finish(Outcome::kFinished, 1000, 61.5, 2.25);
+  CHECK(std::holds_alternative<Observation>(pair.router->Receive(kPatience).value()));
+  const auto bye = std::get<Bye>(pair.router->Receive(kPatience).value());
+  CHECK(bye.outcome == Outcome::kFinished);
+  CHECK(bye.step == 1000);
+  CHECK(bye.compute_seconds == 61.5);
+  CHECK(bye.validation_loss == 2.25);
+  CHECK_FALSE(pair.probe.Due(3));
+}
+
+TEST_CASE("a probe that goes without Finish says that the job failed") {
+  Folder folder;
+  Router router(folder.Endpoint());
+  {
+    Probe probe({.endpoint = folder.Endpoint(), .farewell_seconds = 20}, TestJob(), Scaled(1));
+    const auto deadline = Clock::now() + kPatience;
+    std::optional<Message> hello;
+    while (!hello && Clock::now() < deadline) {
+      (void)probe.Poll(12);
+      hello = router.Receive(std::chrono::milliseconds(2));
+    }
+    REQUIRE(hello);
+  }
+  const auto bye = std::get<Bye>(router.Receive(kPatience).value());
+  CHECK(bye.outcome == Outcome::kFailed);
+  CHECK(bye.step == 12);
+  CHECK(bye.validation_loss == std::nullopt);
+}
+
+TEST_CASE("a trainer that never met a daemon does not wait for one at its end") {
+  const Folder folder;
+  Probe probe({.endpoint = folder.Endpoint(), .farewell_seconds = 3600}, TestJob(), Scaled(1));
+  probe.Observe(TestObservation(8));
+  probe.Finish(Outcome::kFinished, 8, 1, {});  // would hold up this test for an hour
+  CHECK(probe.Dropped() == 1);
+}
+
+TEST_CASE("a trainer waits no longer than its farewell for a daemon that does not read") {
+  Folder folder;
+  Router router(folder.Endpoint());
+  Probe probe({.endpoint = folder.Endpoint(), .farewell_seconds = 0.05}, TestJob(), Scaled(1));
+  const auto deadline = Clock::now() + kPatience;
+  while (!router.Receive(std::chrono::milliseconds(2))) {
+    REQUIRE(Clock::now() < deadline);
+    (void)probe.Poll(1);
+  }
+  for (std::uint64_t step = 0; probe.Dropped() < 100; ++step) probe.Observe(TestObservation(step));
+  probe.Finish(Outcome::kFinished, 8, 1, {});  // for ever, if it waited for the queue
+  CHECK_FALSE(probe.Due(8));
+}
