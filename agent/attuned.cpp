@@ -1,0 +1,130 @@
+// The daemon's program: options, log, signals.
+#include <fmt/format.h>
+#include <signal.h>
+#include <spdlog/sinks/rotating_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "agent/daemon.h"
+#include "agent/network_learner.h"
+#include "agent/options.h"
+#include "agent/paths.h"
+
+namespace {
+
+constexpr int kUsage = 2;
+constexpr int kFailure = 3;
+
+constexpr const char* kHelp =
+    R"(attuned: tunes the attention of training jobs while they run.
+
+Usage: attuned [--config FILE] [flags]
+
+Trainers with an attune probe connect to its socket; `attune run -- COMMAND` starts a private
+attuned by itself. TERM and INT stop it cleanly, HUP reads the configuration anew. The
+configuration file has lines `name = value` with the names of the flags below; a flag goes before
+the file. Exit status: 0 stopped, 2 wrong usage, 3 failure.
+
+Flags:
+  --config FILE          configuration (default: {})
+  --version              version
+  --help                 this text
+{})";
+
+struct CommandLine {
+  std::optional<std::filesystem::path> configuration;
+  std::vector<std::string> flags;
+};
+
+// Takes out --config, which is not in the table because it says where the table's values are.
+CommandLine Split(const std::vector<std::string>& arguments) {
+  CommandLine split;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "--config") {
+      if (++i == arguments.size()) throw attune::OptionsError("--config needs a file");
+      split.configuration = arguments[i];
+    } else if (arguments[i].starts_with("--config=")) {
+      split.configuration = arguments[i].substr(std::string("--config=").size());
+    } else {
+      split.flags.push_back(arguments[i]);
+    }
+  }
+  return split;
+}
+
+void SetUpLog(const attune::Options& options, const attune::Paths& paths) {
+  constexpr std::size_t kMebibyte = 1U << 20U;
+  auto file = std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
+      paths.Log().string(), options.log_size * kMebibyte, options.log_files);
+  auto terminal = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+  auto log = std::make_shared<spdlog::logger>("attuned", spdlog::sinks_init_list{file, terminal});
+  log->set_level(spdlog::level::from_str(options.log_level));
+  log->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  log->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(log));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto asks_for = [&](const char* flag) {
+    return std::ranges::find(arguments, flag) != arguments.end();
+  };
+  if (asks_for("--help")) {
+    fmt::print(fmt::runtime(kHelp), attune::DefaultConfiguration().string(),
+               attune::DescribeKnobs());
+    return 0;
+  }
+  if (asks_for("--version")) {
+    fmt::print("attuned {}\n", ATTUNE_VERSION);
+    return 0;
+  }
+  try {
+    const CommandLine command_line = Split(arguments);
+    const auto read_options = [&] {
+      return attune::ParseOptions(command_line.flags, command_line.configuration);
+    };
+    const attune::Options options = read_options();
+    const attune::Paths paths = attune::Paths::Find(options);
+    paths.Create();
+
+    // Blocked in every thread from here on, and waited for by one.
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, number);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+    std::function<std::unique_ptr<attune::Learner>(attune::Writer&)> learner;
+    if (options.learn) {
+      learner = [&](attune::Writer& writer) {
+        return attune::MakeNetworkLearner(options, paths, writer);
+      };
+    }
+    SetUpLog(options, paths);
+    attune::Daemon daemon(options, paths, learner, read_options);
+    std::thread signal_waiter([&] {
+      int number = 0;
+      while (sigwait(&signals, &number) == 0 && number == SIGHUP) daemon.Reload();
+      daemon.Stop();
+    });
+    daemon.Run();
+    signal_waiter.join();
+    return 0;
+  } catch (const attune::OptionsError& error) {
+    fmt::print(stderr, "attuned: {}\n", error.what());
+    return kUsage;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "attuned: {}\n", error.what());
+    return kFailure;
+  }
+}

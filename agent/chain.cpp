@@ -1,0 +1,66 @@
+#include "agent/chain.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <vector>
+
+#include "policies/rules.h"
+
+namespace attune {
+namespace {
+constexpr std::array<std::string_view, 6> kPolicies = {"auto",   "keep",    "random",
+                                                       "kmeans", "qk_clip", "network"};
+}  // namespace
+
+Chain::Chain(std::string_view policy)
+    : keep_(MakeKeep()), random_(MakeRandom()), kmeans_(MakeKMeans()), qk_clip_(MakeQkClip()) {
+  Use(policy);
+}
+
+bool Chain::Knows(std::string_view name) {
+  return std::ranges::find(kPolicies, name) != kPolicies.end();
+}
+
+void Chain::Use(std::string_view policy) {
+  if (!Knows(policy)) throw std::invalid_argument(fmt::format("there is no policy '{}'", policy));
+  policy_ = policy;
+}
+
+Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random) {
+  std::vector<attune::Policy*> order;
+  std::string reasons;
+  if (policy_ == "auto" || policy_ == "network") {
+    if (network_) {
+      order.push_back(network_.get());
+    } else {
+      reasons = "network: none has been learned yet; ";
+    }
+    order.push_back(kmeans_.get());
+  } else if (policy_ == "random") {
+    order.push_back(random_.get());
+  } else if (policy_ == "kmeans") {
+    order.push_back(kmeans_.get());
+  } else if (policy_ == "qk_clip") {
+    order.push_back(qk_clip_.get());
+  }
+  order.push_back(keep_.get());
+
+  for (attune::Policy* policy : order) {
+    try {
+      Verdict verdict = policy->Decide(situation, random);
+      if (auto* decision = std::get_if<Decision>(&verdict)) {
+        decision->why = reasons + decision->why;
+        return {std::move(*decision), std::string(policy->Name())};
+      }
+      reasons += fmt::format("{}: {}; ", policy->Name(), std::get<Decline>(verdict).why);
+    } catch (const std::exception& error) {
+      reasons += fmt::format("{} failed: {}; ", policy->Name(), error.what());
+    }
+  }
+  return {{Action::Keep(situation.state.Heads(), situation.state.Sites()), reasons}, "keep"};
+}
+
+}  // namespace attune

@@ -1,0 +1,460 @@
+// attune run: a trainer in the foreground, a daemon beside it, and at the end what came of it.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+
+#include "agent/cli/command.h"
+#include "agent/cli/progress.h"
+#include "agent/client.h"
+
+namespace attune::cli {
+namespace {
+
+namespace po = boost::program_options;
+namespace fs = std::filesystem;
+using nlohmann::json;
+using namespace std::chrono_literals;
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr auto kAnswerTime = 200ms;
+constexpr auto kStartTime = 20s;    // a daemon with LibTorch starts in about one
+constexpr auto kFarewellTime = 3s;  // for the job's end to reach the store
+constexpr auto kHelloTime = 300ms;  // for its beginning, of a command that ended at once
+constexpr auto kLook = 500ms;       // between two looks at the job
+
+std::atomic<pid_t> foreground{0};
+std::atomic<int> interrupted{0};  // the last signal taken
+
+void Forward(int signal, siginfo_t* info, void* /*context*/) {
+  interrupted = signal;
+  // The terminal sends its own to the trainer as well: twice would cut the trainer's clean end
+  // short.
+  if (const pid_t child = foreground; child > 0 && info->si_code != SI_KERNEL) kill(child, signal);
+}
+
+// While it lives, INT and TERM are the trainer's to deal with; this process stays to tell how it
+// ended.
+class ForwardSignals {
+ public:
+  ForwardSignals() {
+    struct sigaction action {};
+    action.sa_sigaction = Forward;
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGINT, &action, &before_int_);
+    sigaction(SIGTERM, &action, &before_term_);
+  }
+  ~ForwardSignals() {
+    sigaction(SIGINT, &before_int_, nullptr);
+    sigaction(SIGTERM, &before_term_, nullptr);
+  }
+  ForwardSignals(const ForwardSignals&) = delete;
+  ForwardSignals& operator=(const ForwardSignals&) = delete;
+
+ private:
+  struct sigaction before_int_ {};
+  struct sigaction before_term_ {};
+};
+
+// A child process with the given extra environment; its output where ours goes, or into `log`.
+class Child {
+ public:
+  // Throws std::system_error if the program cannot be started.
+  Child(const std::vector<std::string>& words, const std::map<std::string, std::string>& variables,
+        const fs::path& log = {}) {
+    std::vector<std::string> environment;
+    for (char** variable = environ; *variable != nullptr; ++variable) {
+      const std::string text = *variable;
+      if (variables.count(text.substr(0, text.find('='))) == 0) environment.push_back(text);
+    }
+    for (const auto& [name, value] : variables) environment.push_back(name + "=" + value);
+    std::vector<char*> argv;
+    for (const auto& word : words) argv.push_back(const_cast<char*>(word.c_str()));
+    argv.push_back(nullptr);
+    std::vector<char*> envp;
+    for (const auto& variable : environment) envp.push_back(const_cast<char*>(variable.c_str()));
+    envp.push_back(nullptr);
+
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    if (!log.empty()) {
+      posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+      posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+      posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(),
+                                       O_WRONLY | O_CREAT | O_TRUNC, 0600);
+      // A group of its own: the terminal's INT is for the trainer, not for the daemon.
+      posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    }
+    const int error =
+        posix_spawnp(&process_, argv[0], &actions, &attributes, argv.data(), envp.data());
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    if (error != 0) throw std::system_error(error, std::generic_category(), words[0]);
+  }
+  // A child that was not waited for is asked to end.
+  ~Child() {
+    if (!status_) {
+      kill(process_, SIGTERM);
+      Wait();
+    }
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  [[nodiscard]] pid_t Id() const { return process_; }
+  [[nodiscard]] bool Ended() {
+    int status = 0;
+    if (!status_ && waitpid(process_, &status, WNOHANG) == process_) status_ = status;
+    return status_.has_value();
+  }
+  // The exit status, 128 + signal if it was killed.
+  int Wait() {
+    int status = 0;
+    while (!status_) {
+      if (waitpid(process_, &status, 0) == process_) {
+        status_ = status;
+      } else if (errno != EINTR) {
+        status_ = 0;
+      }
+    }
+    return WIFEXITED(*status_) ? WEXITSTATUS(*status_) : 128 + WTERMSIG(*status_);
+  }
+
+ private:
+  pid_t process_ = 0;
+  std::optional<int> status_;
+};
+
+void Pause(std::chrono::milliseconds time) { poll(nullptr, 0, static_cast<int>(time.count())); }
+
+std::string RandomKey() {
+  std::random_device device;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", device(), device(), device(), device());
+}
+
+std::optional<Status> AskStatus(const Paths& paths) {
+  const auto answer = Ask(paths.Endpoint(), StatusRequest{}, kAnswerTime);
+  if (!answer || !std::holds_alternative<Status>(*answer)) return std::nullopt;
+  return std::get<Status>(*answer);
+}
+
+std::string LastLine(const fs::path& file) {
+  std::ifstream stream(file);
+  std::string line;
+  std::string last;
+  while (std::getline(stream, line)) {
+    if (!line.empty()) last = line;
+  }
+  return last;
+}
+
+// attuned beside this program, else in the PATH.
+std::string DaemonProgram() {
+  std::error_code error;
+  const fs::path own = fs::read_symlink("/proc/self/exe", error);
+  const fs::path beside = own.parent_path() / "attuned";
+  return !error && fs::exists(beside) ? beside.string() : "attuned";
+}
+
+// A daemon of our own, once it answers or a signal came. Throws std::runtime_error with its last
+// words if it ends before.
+std::unique_ptr<Child> StartDaemon(const Arguments& arguments) {
+  arguments.paths.Create();
+  std::vector<std::string> words = {DaemonProgram()};
+  if (arguments.Has("config")) {
+    words.insert(words.end(), {"--config", arguments.Get<std::string>("config")});
+  }
+  for (const Knob& knob : Knobs()) {
+    const std::string name(knob.name);
+    if (arguments.Has(name.c_str())) {
+      words.push_back("--" + name + "=" + arguments.Get<std::string>(name.c_str()));
+    }
+  }
+  const fs::path log = arguments.paths.state / "attuned.err";
+  std::unique_ptr<Child> daemon;
+  try {
+    daemon = std::make_unique<Child>(words, std::map<std::string, std::string>{}, log);
+  } catch (const std::system_error& error) {
+    throw std::runtime_error(fmt::format("cannot start {}: {}; put it beside attune or in the PATH",
+                                         words[0], error.code().message()));
+  }
+  const auto deadline = SteadyClock::now() + kStartTime;
+  while (!AskStatus(arguments.paths)) {
+    if (daemon->Ended()) throw std::runtime_error("attuned did not start: " + LastLine(log));
+    if (interrupted != 0) return daemon;  // told by the caller, who ends it
+    if (SteadyClock::now() > deadline) {
+      throw std::runtime_error(fmt::format("attuned does not answer at {}; see {}",
+                                           arguments.paths.Endpoint(),
+                                           arguments.paths.Log().string()));
+    }
+    Pause(20ms);
+  }
+  return daemon;
+}
+
+// Flags for a private daemon do nothing to one that runs already.
+void WarnOfUnusedFlags(const Arguments& arguments) {
+  std::string unused;
+  for (const Knob& knob : Knobs()) {
+    const std::string name(knob.name);
+    if (!name.ends_with("-directory") && arguments.Has(name.c_str())) unused += " --" + name;
+  }
+  if (!unused.empty()) {
+    fmt::print(stderr,
+               "attune run: attuned is running already, so these are not used:{}; stop it, or give "
+               "another --state-directory\n",
+               unused);
+  }
+}
+
+// Follows the job until its command ends. A daemon that goes or answers nonsense ends the following
+// only: the training goes on.
+void Follow(const Paths& paths, const std::string& key, Child& trainer) {
+  Progress progress;
+  bool look = true;
+  while (!trainer.Ended()) {
+    try {
+      if (const auto status = look ? AskStatus(paths) : std::nullopt) {
+        for (const LiveJob& job : status->jobs) {
+          if (job.key == key && job.step > 0) progress.Show(job);
+        }
+      }
+    } catch (const std::exception& error) {
+      progress.Finish();
+      fmt::print(stderr, "attune run: no progress is shown: {}\n", error.what());
+      look = false;
+    }
+    const auto next = SteadyClock::now() + kLook;
+    while (!trainer.Ended() && SteadyClock::now() < next) Pause(20ms);
+  }
+  progress.Finish();
+}
+
+// What was tried on a job and what came of it.
+struct Summary {
+  JobRecord job;
+  std::map<std::string, int> deciders;
+  std::map<std::string, int> answers;  // by the acknowledgement's name
+  double reward = 0;
+  Setting first, last;
+  std::size_t anomalies = 0;
+};
+
+// What the trainer said last reaches the store a moment after its end.
+void AwaitEnd(const Store& store, const std::string& key) {
+  const auto start = SteadyClock::now();
+  while (true) {
+    const auto job = store.FindJobByKey(key);
+    if (job && job->outcome != Outcome::kRunning) return;
+    if (SteadyClock::now() - start > (job ? kFarewellTime : kHelloTime)) return;
+    Pause(20ms);
+  }
+}
+
+// The setting that the job's oldest trial found: no trial has changed it before.
+Setting FirstSetting(const Trial& oldest) {
+  Setting first = Setting::Neutral(oldest.setting.active.size());
+  if (oldest.acknowledgement.status == AckStatus::kNone) return oldest.setting;
+  const auto active = std::ranges::find(kTokenFeatureNames, "active") - kTokenFeatureNames.begin();
+  std::vector<std::uint8_t> seen;
+  for (std::size_t head = 0; head < first.active.size(); ++head) {
+    seen.push_back(oldest.state.tokens[head * kTokenFeatures + static_cast<std::size_t>(active)] >
+                   0.5F);
+  }
+  if (CountActive(seen) > 0)
+    first.active = seen;  // nothing is seen before the first window is full
+  return first;
+}
+
+// Nothing if no job goes by the key.
+std::optional<Summary> Summarise(const Store& store, const std::string& key) {
+  const auto job = store.FindJobByKey(key);
+  if (!job) return std::nullopt;
+  Summary summary;
+  summary.job = *job;
+  const auto trials = store.Trials(job->id, job->trials);  // newest first
+  std::optional<std::uint64_t> last;
+  for (const TrialRow& trial : trials) {
+    ++summary.deciders[trial.decider];
+    if (trial.status != AckStatus::kNone) ++summary.answers[std::string(Name(trial.status))];
+    summary.reward += trial.reward.value_or(0);
+    if (!last && trial.status == AckStatus::kApplied) last = trial.id;
+  }
+  summary.first = trials.empty() ? Setting::Neutral(job->spec.topology.Heads())
+                                 : FirstSetting(*store.FindTrial(trials.back().id));
+  summary.last = last ? store.FindTrial(*last)->setting : summary.first;
+  summary.anomalies = store.Anomalies(job->id).size();
+  return summary;
+}
+
+// By the site's index.
+std::vector<std::size_t> ActiveHeads(const Topology& topology, const Setting& setting) {
+  std::vector<std::size_t> active;
+  const auto offsets = topology.SiteOffsets();
+  for (std::size_t site = 0; site + 1 < offsets.size(); ++site) {
+    active.push_back(CountActive(
+        std::span(setting.active).subspan(offsets[site], offsets[site + 1] - offsets[site])));
+  }
+  return active;
+}
+
+// "block0 8→5, block1 8→7; as before in 10 sites".
+std::string DescribeHeads(const Summary& summary) {
+  const Topology& topology = summary.job.spec.topology;
+  const auto first = ActiveHeads(topology, summary.first);
+  const auto last = ActiveHeads(topology, summary.last);
+  std::string text;
+  std::size_t same = 0;
+  for (std::size_t site = 0; site < first.size(); ++site) {
+    if (first[site] == last[site]) {
+      ++same;
+      continue;
+    }
+    if (!text.empty()) text += ", ";
+    text += fmt::format("{} {}→{}", topology.sites[site].name, first[site], last[site]);
+  }
+  if (same > 0) {
+    if (!text.empty()) text += "; ";
+    text += fmt::format("as before in {} {}", same, same == 1 ? "site" : "sites");
+  }
+  return text;
+}
+
+int Of(const std::map<std::string, int>& counts, const char* name) {
+  const auto found = counts.find(name);
+  return found == counts.end() ? 0 : found->second;
+}
+
+void Tell(const Summary& summary) {
+  const JobRecord& job = summary.job;
+  std::string deciders;
+  for (const auto& [decider, count] : summary.deciders) {
+    deciders += fmt::format("{}{} {}", deciders.empty() ? "" : ", ", decider, count);
+  }
+  const auto [least, most] = std::ranges::minmax(summary.last.scale);
+  fmt::print(stderr, "\njob {} '{}' {}: {} steps in {:.1f} processor seconds", job.id,
+             job.spec.name, Name(job.outcome), job.steps, job.compute_seconds);
+  if (job.validation_loss) fmt::print(stderr, ", validation loss {:.4f}", *job.validation_loss);
+  fmt::print(stderr,
+             "\ntried: {} trials (decided by {}); {} actions applied, {} rejected, {} "
+             "expired, {} taken back\n",
+             job.trials, deciders.empty() ? "nobody" : deciders, Of(summary.answers, "applied"),
+             Of(summary.answers, "rejected"), Of(summary.answers, "expired"),
+             Of(summary.deciders, "governor"));
+  fmt::print(stderr,
+             "came of it: rewards of {:+.3f} nats in all; active heads: {}; scales {:.3g} "
+             "to {:.3g}; {} anomalies\n",
+             summary.reward, DescribeHeads(summary), least, most, summary.anomalies);
+  fmt::print(stderr,
+             "more: attune trials --job {}; attune explain TRIAL; attune anomalies --job {}\n",
+             job.id, job.id);
+}
+
+void WriteReport(const Summary& summary, std::ofstream& stream) {
+  const JobRecord& job = summary.job;
+  const auto active = ActiveHeads(job.spec.topology, summary.last);
+  json active_heads = json::object();
+  for (std::size_t site = 0; site < active.size(); ++site) {
+    active_heads[job.spec.topology.sites[site].name] = active[site];
+  }
+  json report = {{"job", job.id},
+                 {"name", job.spec.name},
+                 {"outcome", Name(job.outcome)},
+                 {"steps", job.steps},
+                 {"compute_seconds", job.compute_seconds},
+                 {"validation_loss", job.validation_loss ? json(*job.validation_loss) : json()},
+                 {"trials", job.trials},
+                 {"deciders", summary.deciders},
+                 {"applied", Of(summary.answers, "applied")},
+                 {"rejected", Of(summary.answers, "rejected")},
+                 {"expired", Of(summary.answers, "expired")},
+                 {"rolled_back", Of(summary.deciders, "governor")},
+                 {"reward", summary.reward},
+                 {"active_heads", active_heads},
+                 {"anomalies", summary.anomalies}};
+  stream << report.dump(2, ' ', false, json::error_handler_t::replace) << "\n";
+  if (!stream.flush()) throw std::runtime_error("cannot write the report");
+}
+
+}  // namespace
+
+int Run(const std::vector<std::string>& words) {
+  const auto separator = std::ranges::find(words, "--");
+  const std::vector<std::string> command(separator == words.end() ? separator : separator + 1,
+                                         words.end());
+  if (command.empty()) {
+    throw UsageError("run what? give the command behind --, as in: attune run -- ./train");
+  }
+  po::options_description flags;
+  flags.add_options()("report", po::value<std::string>());
+  const Arguments arguments = Parse({words.begin(), separator}, flags, {}, true);
+  std::ofstream report;
+  if (arguments.Has("report")) {  // before hours of training, not after them
+    const auto file = arguments.Get<std::string>("report");
+    report.open(file);
+    if (!report) throw UsageError(fmt::format("cannot write {}; give another --report", file));
+  }
+
+  std::optional<ForwardSignals> signals(std::in_place);
+  std::unique_ptr<Child> daemon;
+  if (AskStatus(arguments.paths)) {
+    WarnOfUnusedFlags(arguments);
+  } else {
+    daemon = StartDaemon(arguments);
+  }
+
+  if (interrupted != 0) throw std::runtime_error("interrupted before the command was started");
+
+  const std::string key = RandomKey();
+  std::optional<Child> trainer;
+  try {
+    trainer.emplace(
+        command, std::map<std::string, std::string>{{"ATTUNE_ENDPOINT", arguments.paths.Endpoint()},
+                                                    {"ATTUNE_JOB", key}});
+  } catch (const std::system_error& error) {
+    fmt::print(stderr, "attune run: cannot start {}: {}\n", command[0], error.code().message());
+    return kNoCommand;
+  }
+  foreground = trainer->Id();
+  Follow(arguments.paths, key, *trainer);
+  const int status = trainer->Wait();
+  foreground = 0;
+  signals.reset();
+
+  // From here on the exit status is settled: a summary that fails is said so and nothing else.
+  try {
+    const Store store = OpenHistory(arguments.paths);
+    AwaitEnd(store, key);
+    daemon.reset();  // it has stored everything when it ends
+    if (const auto summary = Summarise(store, key)) {
+      Tell(*summary);
+      if (report.is_open()) WriteReport(*summary, report);
+    } else {
+      fmt::print(stderr,
+                 "attune run: {} never said hello to attuned; give it a probe (README.md, \"Your "
+                 "own trainer\")\n",
+                 command[0]);
+    }
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "attune run: no summary: {}\n", error.what());
+  }
+  return status;
+}
+
+}  // namespace attune::cli

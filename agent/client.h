@@ -1,0 +1,18 @@
+// The command line's line to a daemon: one question, one answer.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "collectors/messages.h"
+
+namespace attune {
+
+// The daemon's answer, or nothing: at once where nobody listens at an ipc endpoint, else when none
+// came in time (a busy daemon, no daemon at a tcp endpoint). Signals do not cut it short. Throws
+// CodecError if the answer is not attune's, std::runtime_error if ZeroMQ cannot use the endpoint.
+[[nodiscard]] std::optional<Message> Ask(const std::string& endpoint, const Message& question,
+                                         std::chrono::milliseconds timeout);
+
+}  // namespace attune

@@ -1,0 +1,478 @@
+#include "agent/daemon.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <map>
+#include <optional>
+#include <system_error>
+#include <unordered_map>
+#include <zmq.hpp>
+#include <zmq_addon.hpp>
+
+#include "agent/tracker.h"
+#include "collectors/codec.h"
+#include "store/writer.h"
+
+namespace attune {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+// Messages taken in one turn before actions and deadlines get theirs.
+constexpr int kMessagesPerTurn = 1000;
+
+double UnixTime() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// Wakes the loop from other threads.
+class Doorbell {
+ public:
+  Doorbell() : descriptor_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (descriptor_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+  }
+  ~Doorbell() { close(descriptor_); }
+  Doorbell(const Doorbell&) = delete;
+  Doorbell& operator=(const Doorbell&) = delete;
+
+  void Ring() { eventfd_write(descriptor_, 1); }
+  void Clear() {
+    eventfd_t rings = 0;
+    eventfd_read(descriptor_, &rings);
+  }
+  [[nodiscard]] int Descriptor() const { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+}  // namespace
+
+class Daemon::Loop {
+ public:
+  Loop(const Options& options, const Paths& paths,
+       const std::function<std::unique_ptr<Learner>(Writer&)>& learner,
+       std::function<Options()> reload);
+
+  void Run();
+  void Stop() {
+    stop_ = true;
+    doorbell_.Ring();
+  }
+  void Reload() {
+    reload_asked_ = true;
+    doorbell_.Ring();
+  }
+
+ private:
+  struct Live {
+    Tracker tracker;
+    std::string peer;
+    SteadyClock::time_point heard;
+  };
+  using Jobs = std::map<std::string, Live>;  // by key
+  struct Outgoing {
+    std::uint64_t ticket;
+    std::string job_key;
+    ActionRequest action;
+  };
+
+  void Receive();
+  void Handle(const std::string& peer, const zmq::message_t& frame);
+  void Take(const std::string& peer, Hello hello);
+  void Take(const std::string& peer, const StatusRequest& request);
+  void Take(const std::string& peer, const Adjust& adjust);
+  void Take(const std::string& peer, const UsePolicy& use);
+  template <typename Report>
+  void TakeReport(const std::string& peer, const Report& report);
+
+  void Store(Live& live, Emission emission);
+  void SendActions();
+  void LoseSilent();
+  void TakeSnapshot();
+  void ReloadOptions();
+  [[nodiscard]] std::chrono::milliseconds UntilDeadline() const;
+  [[nodiscard]] std::optional<Baseline> RecordedBaseline(const JobSpec& spec) const;
+  void Send(const std::string& peer, const Message& message);
+  void Refuse(const std::string& peer, ErrorCode code, const std::string& text);
+
+  Options options_;
+  Paths paths_;
+  std::function<Options()> reload_;
+  StateLock lock_;
+  Doorbell doorbell_;
+  std::atomic<std::uint64_t> committed_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> reload_asked_{false};
+  Writer writer_;
+  attune::Store store_;  // for reading
+  std::unique_ptr<Learner> learner_;
+  Chain chain_;
+  std::uint64_t network_version_ = 0;
+  std::uint64_t last_job_;
+  std::uint64_t last_trial_;
+  std::uint64_t errors_ = 0;
+  SteadyClock::time_point started_ = SteadyClock::now();
+  zmq::context_t context_{1};
+  zmq::socket_t router_{context_, zmq::socket_type::router};
+  Jobs jobs_;
+  std::unordered_map<std::string, std::string> key_of_peer_;
+  std::deque<Outgoing> outgoing_;
+};
+
+namespace {
+
+attune::Store OpenForWriting(const Paths& paths) {
+  attune::Store store(paths.Store(), attune::Store::Mode::kReadWrite);
+  store.MarkRunningLost(UnixTime());
+  return store;
+}
+
+}  // namespace
+
+Daemon::Loop::Loop(const Options& options, const Paths& paths,
+                   const std::function<std::unique_ptr<Learner>(Writer&)>& learner,
+                   std::function<Options()> reload)
+    : options_(options),
+      paths_(paths),
+      reload_(std::move(reload)),
+      lock_((paths.Create(), paths.Lock())),
+      writer_(
+          OpenForWriting(paths),
+          [this](std::uint64_t ticket) {
+            committed_ = ticket;
+            doorbell_.Ring();
+          },
+          [](const std::string& message) { spdlog::error("{}", message); }),
+      store_(paths.Store(), attune::Store::Mode::kReadOnly),
+      chain_(options.policy),
+      last_job_(store_.LastJobId()),
+      last_trial_(store_.LastTrialId()) {
+  if (learner) learner_ = learner(writer_);
+  router_.set(zmq::sockopt::linger, 0);
+  router_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
+  try {
+    router_.bind(paths_.Endpoint());
+  } catch (const zmq::error_t& error) {
+    throw OptionsError("cannot listen at " + paths_.Endpoint() + ": " + error.what() +
+                       "; give another --runtime-directory");
+  }
+}
+
+void Daemon::Loop::Run() {
+  spdlog::info("attuned {} listens at {}; store {}; policy {}", ATTUNE_VERSION, paths_.Endpoint(),
+               paths_.Store().string(), chain_.Policy());
+  std::array<zmq::pollitem_t, 2> items = {
+      zmq::pollitem_t{router_.handle(), 0, ZMQ_POLLIN, 0},
+      zmq::pollitem_t{nullptr, doorbell_.Descriptor(), ZMQ_POLLIN, 0}};
+  while (!stop_) {
+    try {
+      zmq::poll(items, UntilDeadline());
+      if ((items[1].revents & ZMQ_POLLIN) != 0) doorbell_.Clear();
+      if (reload_asked_.exchange(false)) ReloadOptions();
+      TakeSnapshot();
+      if ((items[0].revents & ZMQ_POLLIN) != 0) Receive();
+      SendActions();
+      LoseSilent();
+    } catch (const zmq::error_t& error) {
+      if (error.num() != EINTR) spdlog::error("turn failed: {}", error.what());
+    } catch (const std::exception& error) {
+      spdlog::error("turn failed: {}", error.what());
+    }
+  }
+  if (!writer_.Flush()) spdlog::error("the store could not be written; see above");
+  SendActions();
+  spdlog::info("attuned stops");
+}
+
+void Daemon::Loop::Receive() {
+  for (int i = 0; i < kMessagesPerTurn; ++i) {
+    std::vector<zmq::message_t> frames;
+    if (!zmq::recv_multipart(router_, std::back_inserter(frames), zmq::recv_flags::dontwait))
+      return;
+    const std::string peer = frames.front().to_string();
+    if (frames.size() != 2) {
+      Refuse(peer, ErrorCode::kMalformed,
+             fmt::format("a message has one frame, not {}; see PROTOCOL.md", frames.size() - 1));
+      continue;
+    }
+    Handle(peer, frames[1]);
+  }
+}
+
+void Daemon::Loop::Handle(const std::string& peer, const zmq::message_t& frame) {
+  try {
+    Message message = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
+    std::visit(
+        [&](auto& content) {
+          using Content = std::decay_t<decltype(content)>;
+          if constexpr (std::is_same_v<Content, Hello>) {
+            Take(peer, std::move(content));
+          } else if constexpr (std::is_same_v<Content, StatusRequest> ||
+                               std::is_same_v<Content, Adjust> ||
+                               std::is_same_v<Content, UsePolicy>) {
+            Take(peer, content);
+          } else if constexpr (std::is_same_v<Content, Observation> ||
+                               std::is_same_v<Content, ActionReply> ||
+                               std::is_same_v<Content, Heartbeat> || std::is_same_v<Content, Bye>) {
+            TakeReport(peer, content);
+          } else {
+            Refuse(peer, ErrorCode::kOutOfOrder, "this message is the daemon's to send");
+          }
+        },
+        message);
+  } catch (const CodecError& error) {
+    Refuse(peer, error.Code(), error.what());
+  } catch (const std::invalid_argument& error) {
+    Refuse(peer, ErrorCode::kUnusable, error.what());
+  }
+}
+
+void Daemon::Loop::Take(const std::string& peer, Hello hello) {
+  if (const auto fault = FindFault(hello.job)) throw std::invalid_argument("hello: " + *fault);
+  if (const auto fault = FindFault(hello.setting, hello.job.topology)) {
+    throw std::invalid_argument("hello: " + *fault);
+  }
+  const std::string& key = hello.job.key;
+  auto job = jobs_.find(key);
+  std::optional<Live> fresh;
+  if (job == jobs_.end()) {
+    const auto earlier = store_.FindJobByKey(key);
+    if (earlier &&
+        (earlier->outcome == Outcome::kFinished || earlier->outcome == Outcome::kFailed)) {
+      Refuse(peer, ErrorCode::kContradiction,
+             fmt::format("job '{}' (key {}) has ended before; give every run a key of its own "
+                         "(ATTUNE_JOB)",
+                         earlier->spec.name, key));
+      return;
+    }
+    Hello first = hello;
+    if (earlier) first.job = earlier->spec;  // Resume compares with what was said then
+    const std::uint64_t id = earlier ? earlier->id : last_job_ + 1;
+    fresh.emplace(
+        Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
+                     RecordedBaseline(first.job),
+                     earlier ? store_.Observations(id) : std::vector<ObservationRecord>{}),
+             peer, SteadyClock::now()});
+  }
+  Emission emission;
+  try {
+    emission = (fresh ? *fresh : job->second).tracker.Resume(hello);
+  } catch (const std::invalid_argument& error) {
+    Refuse(peer, ErrorCode::kContradiction, error.what());
+    return;
+  }
+  if (fresh) {
+    const std::uint64_t id = fresh->tracker.Id();
+    spdlog::info("job {} '{}' {}: {} sites, {} heads", id, hello.job.name,
+                 id > last_job_ ? "says hello" : "is back", hello.job.topology.sites.size(),
+                 hello.job.topology.Heads());
+    last_job_ = std::max(last_job_, id);
+    writer_.Post(fresh->tracker.Record());
+    job = jobs_.emplace(key, *std::move(fresh)).first;
+  }
+  Live& live = job->second;
+  Store(live, std::move(emission));
+  key_of_peer_.erase(live.peer);
+  live.peer = peer;
+  live.heard = SteadyClock::now();
+  key_of_peer_[peer] = key;
+  Send(peer, Welcome{live.tracker.Id(), static_cast<std::uint32_t>(options_.measure_every),
+                     options_.heartbeat});
+}
+
+template <typename Report>
+void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
+  const auto known = key_of_peer_.find(peer);
+  if (known == key_of_peer_.end()) {
+    Refuse(peer, ErrorCode::kOutOfOrder, "say hello first");
+    return;
+  }
+  const auto found = jobs_.find(known->second);
+  Live& live = found->second;
+  live.heard = SteadyClock::now();
+  if constexpr (std::is_same_v<Report, Heartbeat>) {
+    Send(peer, Heartbeat{});
+  } else if constexpr (std::is_same_v<Report, Observation>) {
+    Store(live, live.tracker.Take(report, chain_, last_trial_));
+  } else if constexpr (std::is_same_v<Report, ActionReply>) {
+    Store(live, live.tracker.Take(report));
+    spdlog::info("job {}: action {} {} at step {}{}{}", live.tracker.Id(), report.id,
+                 Name(report.acknowledgement.status), report.acknowledgement.step,
+                 report.acknowledgement.why.empty() ? "" : ": ", report.acknowledgement.why);
+  } else {
+    static_assert(std::is_same_v<Report, Bye>);
+    Store(live, live.tracker.Take(report, UnixTime()));
+    spdlog::info("job {} has {} at step {}", live.tracker.Id(), Name(report.outcome), report.step);
+    key_of_peer_.erase(known);
+    jobs_.erase(found);
+    // What it taught is on disk before it is learned from.
+    if (learner_ && writer_.Flush()) learner_->Wake();
+  }
+}
+
+void Daemon::Loop::Store(Live& live, Emission emission) {
+  std::uint64_t ticket = 0;
+  for (Record& record : emission.records) {
+    if (const auto* trial = std::get_if<Trial>(&record)) {
+      spdlog::info("job {} window {}: {} decides{}: {}", trial->job, trial->window, trial->decider,
+                   emission.action ? "" : " to keep", trial->why);
+    }
+    ticket = writer_.Post(std::move(record));
+  }
+  if (emission.action) {
+    outgoing_.push_back({ticket, live.tracker.Record().spec.key, std::move(*emission.action)});
+  }
+}
+
+// A trial is on disk before its action leaves.
+void Daemon::Loop::SendActions() {
+  const std::uint64_t committed = committed_;
+  while (!outgoing_.empty() && outgoing_.front().ticket <= committed) {
+    const auto job = jobs_.find(outgoing_.front().job_key);
+    if (job != jobs_.end()) Send(job->second.peer, outgoing_.front().action);
+    outgoing_.pop_front();
+  }
+}
+
+void Daemon::Loop::Take(const std::string& peer, const StatusRequest& /*request*/) {
+  Status status;
+  status.version = ATTUNE_VERSION;
+  status.pid = static_cast<std::uint64_t>(getpid());
+  status.uptime_seconds = std::chrono::duration<double>(SteadyClock::now() - started_).count();
+  status.state_directory = paths_.state.string();
+  status.policy = chain_.Policy();
+  status.policy_version = network_version_;
+  status.errors = errors_;
+  for (const auto& [key, live] : jobs_) {
+    if (status.jobs.size() == kMaxLiveJobs) break;
+    status.jobs.push_back(live.tracker.Live());
+  }
+  Send(peer, status);
+}
+
+void Daemon::Loop::Take(const std::string& peer, const Adjust& adjust) {
+  for (auto& [key, live] : jobs_) {
+    if (live.tracker.Id() != adjust.job) continue;
+    try {
+      Emission emission = live.tracker.Take(adjust, last_trial_);
+      const std::uint64_t id = emission.action->id;
+      Store(live, std::move(emission));
+      Send(peer, Reply{true, fmt::format("trial {}: sent to job {}; see: attune explain {}", id,
+                                         adjust.job, id)});
+    } catch (const std::invalid_argument& error) {
+      Send(peer, Reply{false, error.what()});
+    }
+    return;
+  }
+  Send(peer, Reply{false, fmt::format("job {} is not running; see: attune status", adjust.job)});
+}
+
+void Daemon::Loop::Take(const std::string& peer, const UsePolicy& use) {
+  if (!Chain::Knows(use.name)) {
+    Send(peer,
+         Reply{false, fmt::format("there is no policy '{}'; see: attune policy list", use.name)});
+    return;
+  }
+  chain_.Use(use.name);
+  spdlog::info("policy {} decides from now on", use.name);
+  Send(peer, Reply{true, fmt::format("policy {} decides until attuned stops", use.name)});
+}
+
+void Daemon::Loop::LoseSilent() {
+  const auto now = SteadyClock::now();
+  const std::chrono::duration<double> silence(options_.silence);
+  for (auto job = jobs_.begin(); job != jobs_.end();) {
+    Live& live = job->second;
+    if (now - live.heard < silence) {
+      ++job;
+      continue;
+    }
+    spdlog::warn("job {} has been silent for {} s and counts as lost", live.tracker.Id(),
+                 options_.silence);
+    Store(live, live.tracker.Lose(UnixTime()));
+    // Nothing of a lost job is kept in memory: if it comes back it says hello and goes on from what
+    // the store has, which is why that must be on disk by then.
+    key_of_peer_.erase(live.peer);
+    job = jobs_.erase(job);
+    static_cast<void>(writer_.Flush());
+  }
+}
+
+std::chrono::milliseconds Daemon::Loop::UntilDeadline() const {
+  if (jobs_.empty()) return std::chrono::milliseconds(-1);
+  auto oldest = SteadyClock::time_point::max();
+  for (const auto& [key, live] : jobs_) oldest = std::min(oldest, live.heard);
+  const auto left = oldest + std::chrono::duration<double>(options_.silence) - SteadyClock::now();
+  return std::max(std::chrono::ceil<std::chrono::milliseconds>(left), std::chrono::milliseconds(0));
+}
+
+void Daemon::Loop::TakeSnapshot() {
+  if (!learner_) return;
+  if (auto snapshot = learner_->Take(); snapshot.network) {
+    chain_.SetNetwork(std::move(snapshot.network));
+    network_version_ = snapshot.version;
+    spdlog::info("network version {} is in use", network_version_);
+  }
+}
+
+void Daemon::Loop::ReloadOptions() {
+  try {
+    Options fresh = reload_();
+    fresh.state_directory = options_.state_directory;  // these stay for as long as the daemon lives
+    fresh.runtime_directory = options_.runtime_directory;
+    chain_.Use(fresh.policy);
+    spdlog::set_level(spdlog::level::from_str(fresh.log_level));
+    options_ = fresh;
+    spdlog::info("configuration read anew: it holds for jobs that begin from now on");
+  } catch (const std::exception& error) {
+    spdlog::error("configuration left as it was: {}", error.what());
+  }
+}
+
+std::optional<Baseline> Daemon::Loop::RecordedBaseline(const JobSpec& spec) const {
+  if (options_.baseline == "uniform" || options_.baseline == "warmup") return std::nullopt;
+  const std::uint64_t id = std::strtoull(options_.baseline.c_str(), nullptr, 10);
+  const auto job = store_.FindJob(id);
+  const auto windows = job ? store_.Observations(id) : std::vector<ObservationRecord>{};
+  if (!job || windows.empty() || job->spec.topology != spec.topology) {
+    spdlog::warn(
+        "baseline: job {} is no recorded job of this topology; job '{}' is compared with "
+        "the uniform one",
+        options_.baseline, spec.name);
+    return std::nullopt;
+  }
+  return BaselineFrom(BaselineKind::kRecorded, windows.back().reading.profile);
+}
+
+void Daemon::Loop::Send(const std::string& peer, const Message& message) {
+  const std::string bytes = Encode(message);
+  const std::array<zmq::const_buffer, 2> frames = {zmq::buffer(peer), zmq::buffer(bytes)};
+  // A peer that is gone or full loses the message: a trainer asks again, a command line gives up.
+  static_cast<void>(zmq::send_multipart(router_, frames, zmq::send_flags::dontwait));
+}
+
+void Daemon::Loop::Refuse(const std::string& peer, ErrorCode code, const std::string& text) {
+  ++errors_;
+  spdlog::warn("refused a message: {}", text);
+  Send(peer, Error{code, text});
+}
+
+Daemon::Daemon(const Options& options, const Paths& paths,
+               const std::function<std::unique_ptr<Learner>(Writer&)>& learner,
+               std::function<Options()> reload)
+    : loop_(std::make_unique<Loop>(options, paths, learner, std::move(reload))) {}
+Daemon::~Daemon() = default;
+void Daemon::Run() { loop_->Run(); }
+void Daemon::Stop() { loop_->Stop(); }
+void Daemon::Reload() { loop_->Reload(); }
+
+}  // namespace attune

@@ -1,0 +1,101 @@
+#include "agent/governor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace attune {
+namespace {
+
+// A change disturbs before it pays: it is judged at the end of the second window behind it …
+constexpr std::uint32_t kGraceWindows = 2;
+// … unless the loss falls behind by this many times the tolerance before.
+constexpr double kGross = 3.0;
+// Noise is never taken for less than this share of the loss: a curve of few points fits too well.
+constexpr double kNoiseFloor = 0.005;
+
+}  // namespace
+
+Governor::Governor(const Options& options)
+    : freeze_(options.freeze),
+      change_budget_(options.change_budget),
+      tolerance_(options.rollback),
+      hold_(options.hold) {}
+
+Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const WindowReading& now,
+                                std::span<const CurvePoint> curve) {
+  while (!changes_.empty()) {
+    const Change& change = changes_.front();
+    const auto before = curve.first(std::min(change.curve_points, curve.size()));
+    if (before.empty()) {  // nothing to compare with
+      changes_.pop_front();
+      continue;
+    }
+    const auto forecast = ForecastLoss(before, now.end_compute);
+    const double expected = forecast ? forecast->loss : before.back().loss;
+    const double noise = std::max(std::hypot(forecast ? forecast->noise : 0.0, now.loss_noise),
+                                  kNoiseFloor * std::abs(expected));
+    const double behind = (now.loss - expected) / noise;
+    const bool due = window >= change.window + kGraceWindows;
+    if (behind > tolerance_ * (due ? 1.0 : kGross)) {
+      Rollback rollback{change.before,
+                        fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
+                                    "deviations since the action of window {}",
+                                    now.loss, expected, behind, change.window)};
+      changes_.clear();
+      held_until_ = window + 1 + hold_;
+      return rollback;
+    }
+    if (!due) break;
+    changes_.pop_front();
+  }
+  if (progress >= 1.0 - freeze_) {
+    return Keep{fmt::format("frozen: the last {:.0f} % of the budget", 100 * freeze_)};
+  }
+  if (window < held_until_) {
+    return Keep{fmt::format("held until window {} after a rollback", held_until_)};
+  }
+  return Free{};
+}
+
+Action Governor::Limit(const Topology& topology, const Setting& setting, Action action,
+                       std::string& note) const {
+  const auto offsets = topology.SiteOffsets();
+  const auto allowed = std::max<std::size_t>(
+      1, static_cast<std::size_t>(change_budget_ * double(CountActive(setting.active))));
+  std::size_t used = 0;
+  std::size_t left_out = 0;
+  for (std::size_t site = 0; site < topology.sites.size(); ++site) {
+    const auto heads = topology.sites[site].heads;
+    const auto active = CountActive(std::span(setting.active).subspan(offsets[site], heads));
+    const auto wanted = ChangedCount(active, action.count[site], heads);
+    const auto cost = wanted > active ? wanted - active : active - wanted;
+    if (used + cost > allowed) {
+      action.count[site] = CountChange::kKeep;
+      left_out += cost;
+    } else {
+      used += cost;
+    }
+  }
+  for (auto& choice : action.scale) {
+    if (choice == kKeepScale) continue;
+    if (used + 1 > allowed) {
+      choice = kKeepScale;
+      ++left_out;
+    } else {
+      ++used;
+    }
+  }
+  if (left_out > 0) {
+    note = fmt::format("; {} changes beyond the change budget of {} heads left out", left_out,
+                       allowed);
+  }
+  return action;
+}
+
+void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before) {
+  changes_.push_back({window, curve.size(), std::move(before)});
+}
+
+}  // namespace attune

@@ -1,0 +1,386 @@
+#include "agent/tracker.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "env/anomalies.h"
+#include "env/reward.h"
+
+namespace attune {
+namespace {
+
+WindowCost CostOf(const WindowReading& reading) {
+  return {reading.loss, reading.end_compute - reading.start_compute};
+}
+
+CurvePoint PointOf(const WindowReading& reading) { return {reading.end_compute, reading.loss}; }
+
+Baseline FirstBaseline(const Options& options, std::optional<Baseline> recorded, std::size_t heads,
+                       const std::vector<ObservationRecord>& past) {
+  if (recorded) return *std::move(recorded);
+  if (options.baseline == "warmup" && !past.empty()) {
+    return BaselineFrom(BaselineKind::kWarmUp, past.front().reading.profile);
+  }
+  return UniformBaseline(heads);
+}
+
+}  // namespace
+
+std::string DescribeChange(const Topology& topology, const Setting& before, const Setting& after) {
+  const auto offsets = topology.SiteOffsets();
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : "; ") + part; };
+  for (std::size_t site = 0; site < topology.sites.size(); ++site) {
+    const auto heads = topology.sites[site].heads;
+    const auto active_before = std::span(before.active).subspan(offsets[site], heads);
+    const auto active_after = std::span(after.active).subspan(offsets[site], heads);
+    if (!std::ranges::equal(active_before, active_after)) {
+      add(fmt::format("{} {}→{} heads", topology.sites[site].name, CountActive(active_before),
+                      CountActive(active_after)));
+    }
+  }
+  const auto add_changed = [&](const char* what, const std::vector<float>& from,
+                               const std::vector<float>& to) {
+    std::size_t changed = 0;
+    for (std::size_t head = 0; head < from.size(); ++head) changed += from[head] != to[head];
+    if (changed > 0) add(fmt::format("{} of {} heads", what, changed));
+  };
+  add_changed("scale", before.scale, after.scale);
+  add_changed("gain", before.gain, after.gain);
+  return text;
+}
+
+Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
+                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past)
+    : options_(options),
+      site_offsets_(hello.job.topology.SiteOffsets()),
+      setting_(hello.setting),
+      governor_(options),
+      meter_(FirstBaseline(options, std::move(recorded), hello.job.topology.Heads(), past),
+             past.empty() ? 0 : past.back().reading.last_step,
+             past.empty() ? 0 : past.back().reading.end_compute) {
+  record_.id = id;
+  record_.spec = hello.job;
+  record_.started = started;
+  record_.steps = hello.step;
+  std::seed_seq seed{options.seed, hello.job.seed};
+  random_.seed(seed);
+  for (const ObservationRecord& window : past) {
+    readings_.push_back(window.reading);
+    curve_.push_back(PointOf(window.reading));
+    window_ = window.window + 1;
+  }
+}
+
+Emission Tracker::Resume(const Hello& hello) {
+  const auto contradicts = [&](const char* what) {
+    throw std::invalid_argument(fmt::format(
+        "job '{}' (key {}) says hello with another {} than before; give every run a key "
+        "of its own (ATTUNE_JOB)",
+        record_.spec.name, record_.spec.key, what));
+  };
+  if (hello.job.topology != record_.spec.topology) contradicts("topology");
+  if (hello.job.budget != record_.spec.budget) contradicts("budget");
+  if (hello.job.seed != record_.spec.seed) contradicts("seed");
+
+  Emission emission;
+  if (pending_) {
+    const bool applied = hello.action == pending_->id;
+    emission = Take(
+        ActionReply{pending_->id,
+                    {applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
+                     applied ? "" : "lost on the way: the trainer connected anew without it"}});
+  }
+  setting_ = hello.setting;
+  if (record_.outcome != Outcome::kRunning) {
+    record_.outcome = Outcome::kRunning;
+    record_.ended = 0;
+    emission.records.emplace_back(record_);
+  }
+  return emission;
+}
+
+double Tracker::UntunedWindowCompute() const {
+  return readings_.empty() ? 0.0 : CostOf(readings_.front()).compute_seconds;
+}
+
+// The reward of the last trial: what came behind the reading that it was decided on.
+void Tracker::Reward(double correction, Emission& emission) const {
+  if (last_trial_ == 0 || last_trial_readings_ == 0) return;
+  double reward = correction;
+  const WindowReading& decided = readings_[last_trial_readings_ - 1];
+  if (readings_.size() > last_trial_readings_) {
+    const WindowCost behind{readings_.back().loss,
+                            readings_.back().end_compute - decided.end_compute};
+    reward += WindowReward(record_.spec.budget, CostOf(decided), behind, UntunedWindowCompute());
+  }
+  emission.records.emplace_back(RewardRecord{last_trial_, reward});
+}
+
+void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
+  WindowReading reading = meter_.Close();
+  if (readings_.empty() && options_.baseline == "warmup") {
+    meter_.SetBaseline(BaselineFrom(BaselineKind::kWarmUp, reading.profile));
+  }
+  curve_.push_back(PointOf(reading));
+  readings_.push_back(std::move(reading));
+  emission.records.emplace_back(ObservationRecord{record_.id, window, readings_.back()});
+
+  record_.steps = readings_.back().last_step;
+  record_.compute_seconds = readings_.back().end_compute;
+  record_.loss = readings_.back().loss;
+  emission.records.emplace_back(record_);
+  Reward(0, emission);
+
+  AnomalyOptions anomaly_options;
+  anomaly_options.seed = record_.spec.seed;
+  emission.records.emplace_back(
+      AnomaliesRecord{record_.id, FindAnomalies(readings_, site_offsets_, anomaly_options)});
+}
+
+Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
+  const WindowReading& now = readings_.back();
+  const WindowReading* before = readings_.size() > 1 ? &readings_[readings_.size() - 2] : nullptr;
+
+  Trial trial;
+  trial.job = record_.id;
+  trial.window = window;
+  trial.step = now.last_step;
+  trial.loss = now.loss;
+  trial.imbalance = now.imbalance;
+  trial.state = MakeState(record_.spec, setting_, now, before, readings_.front(),
+                          static_cast<std::size_t>(options_.windows));
+  trial.mask = MaskOf(record_.spec.topology, setting_);
+  trial.setting = setting_;
+
+  const auto keep = [&](std::string why) {
+    trial.decider = "keep";
+    trial.why = std::move(why);
+    trial.action = Action::Keep(trial.state.Heads(), trial.state.Sites());
+  };
+  if (pending_) {
+    keep(fmt::format("action {} is not answered yet", pending_->id));
+    return trial;
+  }
+  const auto ruling = governor_.Rule(window, progress, now, curve_);
+  if (const auto* rollback = std::get_if<Governor::Rollback>(&ruling)) {
+    trial.decider = "governor";
+    trial.why = rollback->why;
+    trial.setting = rollback->setting;
+  } else if (const auto* kept = std::get_if<Governor::Keep>(&ruling)) {
+    keep(kept->why);
+  } else {
+    const Situation situation{record_.spec, setting_,   now,      before,
+                              trial.state,  trial.mask, progress, window};
+    Chain::Choice choice = chain.Decide(situation, random_);
+    std::string note;
+    Action action =
+        governor_.Limit(record_.spec.topology, setting_, std::move(choice.decision.action), note);
+    trial.setting = Apply(record_.spec.topology, setting_, action);
+    trial.action = std::move(action);
+    trial.decider = std::move(choice.decider);
+    trial.why = choice.decision.why + note;
+    trial.policy_version = choice.decision.policy_version;
+    trial.log_probability = choice.decision.log_probability;
+  }
+  return trial;
+}
+
+void Tracker::Issue(Trial trial, Emission& emission) {
+  last_trial_ = trial.id;
+  last_trial_readings_ = readings_.size();
+  ++trials_;
+  if (trial.setting == setting_) {
+    trial.acknowledgement.status = AckStatus::kNone;
+  } else {
+    trial.acknowledgement.status = AckStatus::kPending;
+    last_action_ = DescribeChange(record_.spec.topology, setting_, trial.setting);
+    last_decider_ = trial.decider;
+    // An action that is a whole window late would be judged on what it did not do.
+    const std::uint64_t window_steps =
+        readings_.empty() ? 1 : readings_.back().last_step - readings_.back().first_step + 1;
+    const std::uint64_t now = last_ ? last_->step : record_.steps;
+    emission.action = ActionRequest{
+        trial.id, now + std::max<std::uint64_t>(window_steps, 2 * options_.measure_every),
+        trial.setting};
+    pending_ = trial;
+  }
+  emission.records.emplace_back(std::move(trial));
+}
+
+Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64_t& trial_id) {
+  if (const auto fault = FindFault(observation, record_.spec.topology)) {
+    throw std::invalid_argument(fmt::format("step {}: {}", observation.step, *fault));
+  }
+  if (last_ &&
+      (observation.step <= last_->step || observation.compute_seconds < last_->compute_seconds)) {
+    throw std::invalid_argument(fmt::format(
+        "step {} at {} s does not follow step {} at {} s; report steps in order", observation.step,
+        observation.compute_seconds, last_->step, last_->compute_seconds));
+  }
+  const bool first = !last_ && readings_.empty();
+  last_ = observation;
+  dropped_ += observation.dropped;
+
+  Emission emission;
+  const double progress =
+      Progress(record_.spec.budget, observation.step, observation.compute_seconds);
+  const auto windows = static_cast<std::uint32_t>(options_.windows);
+  const auto full = std::min(windows, static_cast<std::uint32_t>(progress * windows));
+  if (first && full > 0) {
+    // The job was under way before anybody listened: its windows begin here.
+    meter_ = Meter(meter_.Base(), observation.step, observation.compute_seconds);
+    window_ = full;
+    return emission;
+  }
+  meter_.Add(observation);
+  if (full <= window_) return emission;
+  const std::uint32_t window = full - 1;  // the last one that is full
+  window_ = full;
+  CloseWindow(window, emission);
+  if (full == windows) return emission;  // nothing is left to decide
+  Trial trial = Decide(window, progress, chain);
+  trial.id = ++trial_id;
+  Issue(std::move(trial), emission);
+  return emission;
+}
+
+Emission Tracker::Take(const ActionReply& reply) {
+  Emission emission;
+  if (!pending_ || pending_->id != reply.id) return emission;  // of an earlier life, or said twice
+  emission.records.emplace_back(AcknowledgementRecord{reply.id, reply.acknowledgement});
+  if (reply.acknowledgement.status == AckStatus::kApplied) {
+    const bool judged = pending_->decider != "governor" && pending_->decider != "hand";
+    if (judged) {
+      governor_.Changed(window_, curve_, setting_);
+    } else {
+      governor_.Forget();
+    }
+    setting_ = pending_->setting;
+  }
+  pending_.reset();
+  return emission;
+}
+
+Emission Tracker::Take(const Bye& bye, double now) {
+  Emission emission;
+  if (!meter_.Empty()) CloseWindow(window_++, emission);
+  if (bye.validation_loss && !readings_.empty()) {
+    Reward(FinalCorrection(readings_.back().loss, *bye.validation_loss), emission);
+  }
+  if (pending_) {
+    emission.records.emplace_back(AcknowledgementRecord{
+        pending_->id, {AckStatus::kExpired, bye.step, "the job ended before it"}});
+    pending_.reset();
+  }
+  record_.outcome = bye.outcome;
+  record_.ended = now;
+  record_.steps = bye.step;
+  record_.compute_seconds = bye.compute_seconds;
+  record_.validation_loss = bye.validation_loss;
+  emission.records.emplace_back(record_);
+  return emission;
+}
+
+Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
+  const Topology& topology = record_.spec.topology;
+  if (pending_) {
+    throw std::invalid_argument(fmt::format(
+        "action {} is on its way to job {}; try again in a moment", pending_->id, record_.id));
+  }
+  if (!adjust.scale && !adjust.gain && !adjust.active_heads) {
+    throw std::invalid_argument("nothing to adjust; give a scale, a gain or active heads");
+  }
+  Setting setting = setting_;
+  bool found = false;
+  for (std::size_t site = 0; site < topology.sites.size(); ++site) {
+    const Site& description = topology.sites[site];
+    if (!adjust.site.empty() && adjust.site != description.name) continue;
+    found = true;
+    if (adjust.head && *adjust.head >= description.heads) {
+      throw std::invalid_argument(fmt::format("site '{}' has heads 0 to {}, not {}",
+                                              description.name, description.heads - 1,
+                                              *adjust.head));
+    }
+    const std::size_t first = site_offsets_[site] + adjust.head.value_or(0);
+    const std::size_t last = adjust.head ? first + 1 : site_offsets_[site + 1];
+    for (std::size_t head = first; head < last; ++head) {
+      if (adjust.scale) setting.scale[head] = *adjust.scale;
+      if (adjust.gain) setting.gain[head] = *adjust.gain;
+    }
+    if (adjust.active_heads) {
+      if (*adjust.active_heads < 1 || *adjust.active_heads > description.heads) {
+        throw std::invalid_argument(fmt::format("site '{}' can have 1 to {} active heads, not {}",
+                                                description.name, description.heads,
+                                                *adjust.active_heads));
+      }
+      std::vector<float> score(description.heads, 0.0F);
+      for (std::size_t head = 0; !readings_.empty() && head < score.size(); ++head) {
+        score[head] = readings_.back().At(site_offsets_[site] + head, Metric::kOutputNorm);
+      }
+      SelectHeads(std::span(setting.active).subspan(site_offsets_[site], description.heads), score,
+                  *adjust.active_heads);
+    }
+  }
+  if (!found) {
+    std::string names;
+    for (const Site& site : topology.sites) names += (names.empty() ? "" : ", ") + site.name;
+    throw std::invalid_argument(
+        fmt::format("job {} has no site '{}'; its sites are {}", record_.id, adjust.site, names));
+  }
+  if (const auto fault = FindFault(setting, topology)) throw std::invalid_argument(*fault);
+  if (setting == setting_) throw std::invalid_argument("the job has that setting already");
+
+  Trial trial;
+  trial.id = ++trial_id;
+  trial.job = record_.id;
+  trial.window = window_;
+  trial.step = last_ ? last_->step : record_.steps;
+  trial.loss = readings_.empty() ? (last_ ? last_->loss : 0.0) : readings_.back().loss;
+  trial.imbalance = readings_.empty() ? 0.0 : readings_.back().imbalance;
+  trial.state.site_offsets = site_offsets_;
+  trial.state.tokens.assign(topology.Heads() * kTokenFeatures, 0.0F);
+  if (!readings_.empty()) {
+    trial.state = MakeState(record_.spec, setting_, readings_.back(), nullptr, readings_.front(),
+                            static_cast<std::size_t>(options_.windows));
+  }
+  trial.mask = MaskOf(topology, setting_);
+  trial.setting = std::move(setting);
+  trial.decider = "hand";
+  trial.why = "adjusted by hand";
+  Emission emission;
+  Issue(std::move(trial), emission);
+  return emission;
+}
+
+Emission Tracker::Lose(double now) {
+  record_.outcome = Outcome::kLost;
+  record_.ended = now;
+  Emission emission;
+  emission.records.emplace_back(record_);
+  return emission;
+}
+
+LiveJob Tracker::Live() const {
+  LiveJob live;
+  live.id = record_.id;
+  live.key = record_.spec.key;
+  live.name = record_.spec.name;
+  live.step = last_ ? last_->step : record_.steps;
+  live.progress = last_ ? Progress(record_.spec.budget, last_->step, last_->compute_seconds) : 0.0;
+  live.loss = last_ ? last_->loss : 0.0;
+  live.imbalance = readings_.empty() ? 0.0 : readings_.back().imbalance;
+  live.active_heads = static_cast<std::uint32_t>(CountActive(setting_.active));
+  live.heads = static_cast<std::uint32_t>(setting_.active.size());
+  live.window = window_;
+  live.trials = trials_;
+  live.dropped = dropped_;
+  live.last_action = last_action_;
+  live.last_decider = last_decider_;
+  return live;
+}
+
+}  // namespace attune

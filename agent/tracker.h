@@ -1,0 +1,86 @@
+// One live job: from its messages to readings, trials and actions. No I/O, no threads: what is to
+// be stored and sent comes back as values.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "agent/chain.h"
+#include "agent/governor.h"
+#include "agent/options.h"
+#include "collectors/messages.h"
+#include "env/meter.h"
+#include "env/trial.h"
+#include "store/writer.h"
+
+namespace attune {
+
+// What a message led to. The records are stored in order; the action leaves once the last of them
+// is on disk.
+struct Emission {
+  std::vector<Record> records;
+  std::optional<ActionRequest> action;
+};
+
+class Tracker {
+ public:
+  // A job that says hello. `recorded` is the baseline to compare with when the knob names a
+  // recorded job; `past` holds the job's windows that a daemon before this one has stored. Hello
+  // must be faultless (FindFault). `started` and times below are Unix seconds.
+  Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
+          std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past);
+
+  // The same job after a reconnection. Throws std::invalid_argument, saying what differs, if the
+  // introduction contradicts the first.
+  [[nodiscard]] Emission Resume(const Hello& hello);
+
+  // Throws std::invalid_argument if the observation cannot be used (FindFault, or a step that does
+  // not follow the last one): it is ignored then. `trial_id` is the last id given to a trial; a
+  // new trial takes the next.
+  [[nodiscard]] Emission Take(const Observation& observation, Chain& chain,
+                              std::uint64_t& trial_id);
+  [[nodiscard]] Emission Take(const ActionReply& reply);
+  [[nodiscard]] Emission Take(const Bye& bye, double now);
+  // A person changes the setting. Throws std::invalid_argument, saying what cannot be done.
+  [[nodiscard]] Emission Take(const Adjust& adjust, std::uint64_t& trial_id);
+  // The job fell silent.
+  [[nodiscard]] Emission Lose(double now);
+
+  [[nodiscard]] std::uint64_t Id() const { return record_.id; }
+  [[nodiscard]] const JobRecord& Record() const { return record_; }
+  [[nodiscard]] LiveJob Live() const;
+
+ private:
+  void CloseWindow(std::uint32_t window, Emission& emission);
+  [[nodiscard]] Trial Decide(std::uint32_t window, double progress, Chain& chain);
+  void Issue(Trial trial, Emission& emission);
+  void Reward(double correction, Emission& emission) const;
+  [[nodiscard]] double UntunedWindowCompute() const;
+
+  Options options_;
+  JobRecord record_;
+  std::vector<std::uint32_t> site_offsets_;
+  Setting setting_;  // in force at the trainer, as far as it said
+  std::mt19937_64 random_;
+  Governor governor_;
+  Meter meter_;
+  std::vector<WindowReading> readings_;
+  std::vector<CurvePoint> curve_;  // of the readings
+  std::uint32_t window_ = 0;       // the one that is filling
+  std::optional<Observation> last_;
+  std::uint64_t last_trial_ = 0;         // waits for its reward; 0: none
+  std::size_t last_trial_readings_ = 0;  // readings there were when it was decided
+  std::optional<Trial> pending_;         // sent, not answered
+  std::uint64_t trials_ = 0;
+  std::uint64_t dropped_ = 0;
+  std::string last_action_, last_decider_;
+};
+
+// "heads of block0 8→4; scale of 3 heads" for people; empty when nothing changes.
+[[nodiscard]] std::string DescribeChange(const Topology& topology, const Setting& before,
+                                         const Setting& after);
+
+}  // namespace attune

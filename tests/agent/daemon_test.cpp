@@ -1,0 +1,236 @@
+// The daemon's loop in this process, with real sockets and a real store.
+#include "agent/daemon.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <thread>
+#include <zmq.hpp>
+
+#include "agent/client.h"
+#include "collectors/codec.h"
+#include "collectors/probe.h"
+#include "store/store.h"
+#include "tests/agent/jobs.h"
+#include "tests/catch.hpp"
+
+namespace attune {
+namespace {
+
+using Catch::Matchers::Contains;
+using namespace std::chrono_literals;
+
+class Running {
+ public:
+  explicit Running(const std::filesystem::path& directory, const std::string& policy = "keep")
+      : options_(Make(directory, policy)),
+        paths_(Paths::Find(options_)),
+        daemon_(options_, paths_, nullptr, [this] { return options_; }),
+        thread_([this] { daemon_.Run(); }) {}
+  ~Running() {
+    daemon_.Stop();
+    thread_.join();
+  }
+
+  [[nodiscard]] std::string Endpoint() const { return paths_.Endpoint(); }
+  [[nodiscard]] Message Ask(const Message& question) const {
+    const auto answer = attune::Ask(Endpoint(), question, 10s);
+    REQUIRE(answer);
+    return *answer;
+  }
+  [[nodiscard]] Store History() const { return {paths_.Store(), Store::Mode::kReadOnly}; }
+
+ private:
+  static Options Make(const std::filesystem::path& directory, const std::string& policy) {
+    Options options;
+    options.state_directory = directory.string();
+    options.windows = 10;
+    options.policy = policy;
+    return options;
+  }
+  Options options_;
+  Paths paths_;
+  Daemon daemon_;
+  std::thread thread_;
+};
+
+std::filesystem::path TemporaryDirectory() {
+  std::string pattern = (std::filesystem::temp_directory_path() / "attune-daemon-XXXXXX").string();
+  REQUIRE(mkdtemp(pattern.data()) != nullptr);
+  return pattern;
+}
+
+// A trainer at the level of messages: says one thing, hears one thing.
+class Trainer {
+ public:
+  explicit Trainer(const std::string& endpoint) {
+    socket_.set(zmq::sockopt::linger, 0);
+    socket_.set(zmq::sockopt::rcvtimeo, 10000);
+    socket_.connect(endpoint);
+  }
+  void Say(const Message& message) { SayBytes(Encode(message)); }
+  void SayBytes(const std::string& bytes) {
+    socket_.send(zmq::buffer(bytes), zmq::send_flags::none);
+  }
+  template <typename T>
+  T Hear() {
+    zmq::message_t frame;
+    REQUIRE(socket_.recv(frame));
+    Message message = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
+    INFO("heard message type " << message.index());
+    REQUIRE(std::holds_alternative<T>(message));
+    return std::get<T>(message);
+  }
+
+ private:
+  zmq::context_t context_{1};
+  zmq::socket_t socket_{context_, zmq::socket_type::dealer};
+};
+
+TEST_CASE("a job is welcomed, tuned by hand, and its history is in the store when it ends") {
+  const auto directory = TemporaryDirectory();
+  Hello hello = test::SmallJob();
+  {
+    const Running daemon(directory);
+    Trainer trainer(daemon.Endpoint());
+    trainer.Say(hello);
+    const auto welcome = trainer.Hear<Welcome>();
+    CHECK(welcome.job == 1);
+    CHECK(welcome.measure_every >= 1);
+    for (std::uint64_t step = 1; step <= 20; ++step) {
+      trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+    }
+    trainer.Say(Heartbeat{20});
+    static_cast<void>(trainer.Hear<Heartbeat>());  // the observations have been taken by now
+
+    Adjust adjust;
+    adjust.job = 1;
+    adjust.active_heads = 2;
+    const auto reply = std::get<Reply>(daemon.Ask(adjust));
+    CHECK(reply.ok);
+    const auto action = trainer.Hear<ActionRequest>();
+    CHECK(CountActive(action.setting.active) == 4);
+    // It was on disk before it came.
+    CHECK(daemon.History().FindTrial(action.id)->decider == "hand");
+    trainer.Say(ActionReply{action.id, {AckStatus::kApplied, 21, ""}});
+    trainer.Say(Heartbeat{21});
+    static_cast<void>(trainer.Hear<Heartbeat>());
+    const auto status = std::get<Status>(daemon.Ask(StatusRequest{}));
+    REQUIRE(status.jobs.size() == 1);
+    CHECK(status.jobs[0].active_heads == 4);
+    trainer.Say(Bye{Outcome::kFinished, 21, 21.0, 4.0});
+  }
+  const Store store(directory / "attune.db", Store::Mode::kReadOnly);
+  const auto job = store.FindJobByKey(hello.job.key);
+  REQUIRE(job);
+  CHECK(job->outcome == Outcome::kFinished);
+  CHECK(job->validation_loss == 4.0);
+  CHECK(job->trials == 3);  // two windows and one by hand
+  const auto trial = store.Trials(1, 1).front();
+  CHECK(trial.status == AckStatus::kApplied);
+  CHECK(trial.ack_step == 21);
+}
+
+TEST_CASE("what cannot be used is answered with an error and harms nobody") {
+  const Running daemon(TemporaryDirectory());
+  Trainer good(daemon.Endpoint());
+  good.Say(test::SmallJob("good"));
+  static_cast<void>(good.Hear<Welcome>());
+
+  Trainer bad(daemon.Endpoint());
+  SECTION("bytes that are no message") {
+    bad.SayBytes("hello?");
+    CHECK(bad.Hear<Error>().code == ErrorCode::kMalformed);
+  }
+  SECTION("an observation before the hello") {
+    bad.Say(test::HealthyStep(1, 5.0, Setting::Neutral(8)));
+    CHECK(bad.Hear<Error>().code == ErrorCode::kOutOfOrder);
+  }
+  SECTION("a message that is the daemon's to send") {
+    bad.Say(Welcome{});
+    CHECK(bad.Hear<Error>().code == ErrorCode::kOutOfOrder);
+  }
+  SECTION("a hello that contradicts an earlier one") {
+    Hello other = test::SmallJob("good");
+    other.job.topology.sites.pop_back();
+    other.setting = Setting::Neutral(4);
+    bad.Say(other);
+    const auto error = bad.Hear<Error>();
+    CHECK(error.code == ErrorCode::kContradiction);
+    CHECK_THAT(error.text, Contains("topology"));
+  }
+  SECTION("NaN in an observation") {
+    bad.Say(test::SmallJob("bad"));
+    static_cast<void>(bad.Hear<Welcome>());
+    Observation broken =
+        test::HealthyStep(1, std::numeric_limits<double>::quiet_NaN(), Setting::Neutral(8));
+    bad.Say(broken);
+    const auto error = bad.Hear<Error>();
+    CHECK(error.code == ErrorCode::kUnusable);
+    CHECK_THAT(error.text, Contains("loss"));
+  }
+  SECTION("a job without sites") {
+    Hello hello = test::SmallJob("bad");
+    hello.job.topology.sites.clear();
+    hello.setting = {};
+    bad.Say(hello);
+    CHECK(bad.Hear<Error>().code == ErrorCode::kUnusable);
+  }
+  good.Say(test::HealthyStep(1, 5.0, Setting::Neutral(8)));
+  good.Say(Heartbeat{1});
+  static_cast<void>(good.Hear<Heartbeat>());
+  const auto status = std::get<Status>(daemon.Ask(StatusRequest{}));
+  CHECK(status.errors == 1);
+  CHECK(status.jobs.front().step <= 1);
+}
+
+TEST_CASE("a job goes on with the next daemon after the first has died") {
+  const auto directory = TemporaryDirectory();
+  const Hello hello = test::SmallJob();
+  {
+    const Running first(directory);
+    Trainer trainer(first.Endpoint());
+    trainer.Say(hello);
+    static_cast<void>(trainer.Hear<Welcome>());
+    for (std::uint64_t step = 1; step <= 15; ++step) {
+      trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+    }
+    trainer.Say(Heartbeat{15});
+    static_cast<void>(trainer.Hear<Heartbeat>());
+  }
+  const Running second(directory);
+  CHECK(second.History().FindJobByKey(hello.job.key)->outcome == Outcome::kLost);
+  Trainer trainer(second.Endpoint());
+  trainer.Say(test::HealthyStep(16, 5.0, hello.setting));
+  CHECK(trainer.Hear<Error>().code == ErrorCode::kOutOfOrder);  // which makes a probe say hello
+  trainer.Say(hello);
+  CHECK(trainer.Hear<Welcome>().job == 1);
+  for (std::uint64_t step = 17; step <= 20; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+  trainer.Say(Bye{Outcome::kFinished, 20, 20.0, std::nullopt});
+  trainer.Say(hello);
+  CHECK(trainer.Hear<Error>().code == ErrorCode::kContradiction);  // that run is over
+  CHECK(second.History().FindJob(1)->trials == 2);
+}
+
+TEST_CASE("a second daemon of the same state directory is refused") {
+  const auto directory = TemporaryDirectory();
+  const Running daemon(directory);
+  Options options;
+  options.state_directory = directory.string();
+  CHECK_THROWS_WITH(Daemon(options, Paths::Find(options), nullptr, [&] { return options; }),
+                    Contains("held by another attuned"));
+}
+
+TEST_CASE("the policy is changed by name while jobs run") {
+  const Running daemon(TemporaryDirectory());
+  CHECK(std::get<Reply>(daemon.Ask(UsePolicy{"kmeans"})).ok);
+  CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).policy == "kmeans");
+  const auto refused = std::get<Reply>(daemon.Ask(UsePolicy{"best"}));
+  CHECK_FALSE(refused.ok);
+  CHECK_THAT(refused.text, Contains("best"));
+}
+
+}  // namespace
+}  // namespace attune

@@ -1,0 +1,100 @@
+#include "agent/governor.h"
+
+#include <cmath>
+#include <vector>
+
+#include "tests/catch.hpp"
+
+namespace attune {
+namespace {
+
+// A curve that falls by 1 nat with every e-fold of compute, at 10, 20, … seconds.
+std::vector<CurvePoint> Falling(std::size_t points) {
+  std::vector<CurvePoint> curve;
+  for (std::size_t i = 1; i <= points; ++i) {
+    const double compute = 10.0 * static_cast<double>(i);
+    curve.push_back({compute, 8.0 - std::log(compute)});
+  }
+  return curve;
+}
+
+WindowReading At(const CurvePoint& point) {
+  WindowReading reading;
+  reading.end_compute = point.compute_seconds;
+  reading.loss = point.loss;
+  return reading;
+}
+
+Setting FourHeads() { return Setting::Neutral(4); }
+
+TEST_CASE("a job that follows its forecast is free to change") {
+  Governor governor{Options{}};
+  const auto curve = Falling(6);
+  governor.Changed(3, std::span(curve).first(4), FourHeads());
+  CHECK(std::holds_alternative<Governor::Free>(governor.Rule(5, 0.5, At(curve.back()), curve)));
+}
+
+TEST_CASE("an action whose loss falls behind the forecast is taken back, then nothing changes") {
+  Options options;
+  options.hold = 3;
+  Governor governor{options};
+  auto curve = Falling(6);
+  Setting before = FourHeads();
+  before.scale[2] = 2.0F;
+  governor.Changed(3, std::span(curve).first(4), before);
+  curve.back().loss += 0.5;
+  const auto ruling = governor.Rule(5, 0.5, At(curve.back()), curve);
+  REQUIRE(std::holds_alternative<Governor::Rollback>(ruling));
+  CHECK(std::get<Governor::Rollback>(ruling).setting == before);
+  CHECK(std::holds_alternative<Governor::Keep>(governor.Rule(6, 0.6, At(curve.back()), curve)));
+  CHECK(std::holds_alternative<Governor::Keep>(governor.Rule(8, 0.6, At(curve.back()), curve)));
+  CHECK(std::holds_alternative<Governor::Free>(governor.Rule(9, 0.6, At(curve.back()), curve)));
+}
+
+TEST_CASE("a small lag in the first window behind an action is forgiven, a gross one is not") {
+  auto curve = Falling(5);
+  Governor lenient{Options{}};
+  lenient.Changed(4, std::span(curve).first(4), FourHeads());
+  // Noise is taken for at least half a percent of the loss: this is four of it.
+  curve.back().loss *= 1.02;
+  CHECK(std::holds_alternative<Governor::Free>(lenient.Rule(4, 0.5, At(curve.back()), curve)));
+  Governor strict{Options{}};
+  strict.Changed(4, std::span(curve).first(4), FourHeads());
+  curve.back().loss *= 1.10;
+  CHECK(std::holds_alternative<Governor::Rollback>(strict.Rule(4, 0.5, At(curve.back()), curve)));
+}
+
+TEST_CASE("a loss that is not a number is taken back at once") {
+  auto curve = Falling(5);
+  Governor governor{Options{}};
+  governor.Changed(4, std::span(curve).first(4), FourHeads());
+  curve.back().loss = std::numeric_limits<double>::infinity();
+  CHECK(std::holds_alternative<Governor::Rollback>(governor.Rule(4, 0.5, At(curve.back()), curve)));
+}
+
+TEST_CASE("nothing changes in the frozen last part of a job") {
+  Governor governor{Options{}};
+  const auto curve = Falling(6);
+  CHECK(std::holds_alternative<Governor::Free>(governor.Rule(5, 0.89, At(curve.back()), curve)));
+  CHECK(std::holds_alternative<Governor::Keep>(governor.Rule(5, 0.9, At(curve.back()), curve)));
+}
+
+TEST_CASE("changes beyond the change budget are left out and said so") {
+  Options options;
+  options.change_budget = 0.25;  // two of eight heads
+  const Governor governor{options};
+  Topology topology;
+  topology.sites = {{"a", SiteKind::kSelf, true, 4, 8, 64}, {"b", SiteKind::kSelf, true, 4, 8, 64}};
+  Action action = Action::Keep(8, 2);
+  action.count = {CountChange::kHalve, CountChange::kHalve};
+  action.scale[7] = kKeepScale + 1;
+  std::string note;
+  const Action limited = governor.Limit(topology, Setting::Neutral(8), action, note);
+  CHECK(limited.count[0] == CountChange::kHalve);
+  CHECK(limited.count[1] == CountChange::kKeep);
+  CHECK(limited.scale[7] == kKeepScale);
+  CHECK(note.find("3 changes") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace attune

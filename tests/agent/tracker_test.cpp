@@ -1,0 +1,214 @@
+#include "agent/tracker.h"
+
+#include <limits>
+#include <map>
+#include <vector>
+
+#include "tests/agent/jobs.h"
+#include "tests/catch.hpp"
+
+namespace attune {
+namespace {
+
+using Catch::Matchers::Contains;
+
+Options TenWindows() {
+  Options options;
+  options.windows = 10;
+  options.policy = "keep";
+  return options;
+}
+
+// A tracker with its chain and counter, and everything it emitted.
+struct Bench {
+  explicit Bench(const Options& options = TenWindows())
+      : chain(options.policy),
+        tracker(1, test::SmallJob(), options, 0, std::nullopt, {}),
+        setting(test::SmallJob().setting) {}
+
+  Emission Step(std::uint64_t step, double loss) {
+    Emission emission = tracker.Take(test::HealthyStep(step, loss, setting), chain, trial_id);
+    for (const Record& record : emission.records) records.push_back(record);
+    return emission;
+  }
+  template <typename T>
+  [[nodiscard]] std::vector<T> Of() const {
+    std::vector<T> found;
+    for (const Record& record : records) {
+      if (const T* value = std::get_if<T>(&record)) found.push_back(*value);
+    }
+    return found;
+  }
+
+  Chain chain;
+  Tracker tracker;
+  Setting setting;
+  std::uint64_t trial_id = 0;
+  std::vector<Record> records;
+};
+
+TEST_CASE("a window of the budget makes one trial at its end") {
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 30; ++step) bench.Step(step, 5.0);
+  const auto trials = bench.Of<Trial>();
+  REQUIRE(trials.size() == 3);
+  CHECK(trials[0].id == 1);
+  CHECK(trials[0].step == 10);
+  CHECK(trials[0].window == 0);
+  CHECK(trials[2].step == 30);
+  CHECK(trials[0].decider == "keep");
+  CHECK(trials[0].acknowledgement.status == AckStatus::kNone);
+}
+
+TEST_CASE("rewards of a job sum to its first loss less its validation loss") {
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 100; ++step) bench.Step(step, 5.0 - 0.01 * double(step));
+  Emission end = bench.tracker.Take(Bye{Outcome::kFinished, 100, 100.0, 3.5}, 1.0);
+  for (const Record& record : end.records) bench.records.push_back(record);
+
+  std::map<std::uint64_t, double> rewards;  // the last one said counts
+  for (const auto& record : bench.Of<RewardRecord>()) rewards[record.trial] = record.reward;
+  CHECK(rewards.size() == 9);  // nothing is decided at the end of the last of ten windows
+  double sum = 0;
+  for (const auto& [trial, reward] : rewards) sum += reward;
+  const auto windows = bench.Of<ObservationRecord>();
+  REQUIRE(windows.size() == 10);
+  CHECK(sum == Approx(windows.front().reading.loss - 3.5));
+  const auto job = bench.Of<JobRecord>().back();
+  CHECK(job.outcome == Outcome::kFinished);
+  CHECK(job.validation_loss == 3.5);
+}
+
+TEST_CASE("an observation with NaN is refused by name and the next one is taken") {
+  Bench bench;
+  bench.Step(1, 5.0);
+  Observation broken = test::HealthyStep(2, 5.0, bench.setting);
+  broken.metrics[3 * kMetrics] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_WITH(bench.tracker.Take(broken, bench.chain, bench.trial_id),
+                    Contains("step 2") && Contains("entropy"));
+  CHECK_NOTHROW(bench.Step(3, 5.0));
+}
+
+TEST_CASE("an observation that does not follow the last one is refused") {
+  Bench bench;
+  bench.Step(5, 5.0);
+  CHECK_THROWS_WITH(bench.Step(5, 5.0), Contains("does not follow"));
+}
+
+TEST_CASE("a person's change is a trial, and in force once the trainer says so") {
+  Bench bench;
+  bench.Step(1, 5.0);
+  Adjust adjust;
+  adjust.job = 1;
+  adjust.site = "second";
+  adjust.head = 2;
+  adjust.scale = 2.0F;
+  const Emission emission = bench.tracker.Take(adjust, bench.trial_id);
+  REQUIRE(emission.action);
+  CHECK(emission.action->setting.scale[6] == 2.0F);
+  CHECK(std::get<Trial>(emission.records.back()).decider == "hand");
+  const Emission reply =
+      bench.tracker.Take(ActionReply{emission.action->id, {AckStatus::kApplied, 2, ""}});
+  CHECK(std::get<AcknowledgementRecord>(reply.records.front()).acknowledgement.step == 2);
+  CHECK(bench.tracker.Live().last_decider == "hand");
+  // It holds now: asking for the same again changes nothing.
+  CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("already"));
+}
+
+TEST_CASE("a change by hand that cannot be is refused with what can") {
+  Bench bench;
+  Adjust adjust;
+  adjust.active_heads = 9;
+  CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("1 to 4"));
+  adjust.active_heads = 2;
+  adjust.site = "third";
+  CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("first, second"));
+  CHECK_THROWS_WITH(bench.tracker.Take(Adjust{}, bench.trial_id), Contains("nothing to adjust"));
+  CHECK(bench.trial_id == 0);
+}
+
+TEST_CASE("while an action is on its way nothing else is decided") {
+  Options options = TenWindows();
+  options.policy = "random";
+  Bench bench(options);
+  std::optional<ActionRequest> sent;
+  std::uint64_t step = 0;
+  while (!sent && step < 80) sent = bench.Step(++step, 5.0).action;
+  REQUIRE(sent);
+  for (std::uint64_t more = 1; more <= 10; ++more) CHECK_FALSE(bench.Step(step + more, 5.0).action);
+  CHECK_THAT(bench.Of<Trial>().back().why, Contains("not answered"));
+}
+
+TEST_CASE("an introduction that contradicts the first names what differs") {
+  Bench bench;
+  Hello hello = test::SmallJob();
+  hello.job.topology.sites[0].heads = 8;
+  CHECK_THROWS_WITH(bench.tracker.Resume(hello), Contains("topology") && Contains("key"));
+  hello = test::SmallJob();
+  hello.job.budget.amount = 7;
+  CHECK_THROWS_WITH(bench.tracker.Resume(hello), Contains("budget"));
+  CHECK_NOTHROW(bench.tracker.Resume(test::SmallJob()));
+}
+
+TEST_CASE("an action that a reconnected trainer does not have has expired") {
+  Bench bench;
+  bench.Step(1, 5.0);
+  Adjust adjust;
+  adjust.gain = 0.5F;
+  const auto id = bench.tracker.Take(adjust, bench.trial_id).action->id;
+  SECTION("lost on the way") {
+    const Emission emission = bench.tracker.Resume(test::SmallJob());
+    const auto& record = std::get<AcknowledgementRecord>(emission.records.front());
+    CHECK(record.acknowledgement.status == AckStatus::kExpired);
+  }
+  SECTION("applied before the connection broke") {
+    Hello hello = test::SmallJob();
+    hello.action = id;
+    const Emission emission = bench.tracker.Resume(hello);
+    const auto& record = std::get<AcknowledgementRecord>(emission.records.front());
+    CHECK(record.acknowledgement.status == AckStatus::kApplied);
+  }
+}
+
+TEST_CASE("a job picked up by another daemon goes on in the window where it stood") {
+  Bench before;
+  for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
+  const auto past = before.Of<ObservationRecord>();
+  Chain chain("keep");
+  Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
+  std::uint64_t trial_id = 3;
+  std::vector<Trial> trials;
+  for (std::uint64_t step = 36; step <= 40; ++step) {
+    const Emission emission =
+        tracker.Take(test::HealthyStep(step, 5.0, before.setting), chain, trial_id);
+    for (const Record& record : emission.records) {
+      if (const auto* trial = std::get_if<Trial>(&record)) trials.push_back(*trial);
+    }
+  }
+  REQUIRE(trials.size() == 1);
+  CHECK(trials[0].window == 3);
+  CHECK(trials[0].id == 4);
+}
+
+TEST_CASE("a job that was under way before anybody listened begins in the window where it is") {
+  Bench bench;
+  for (std::uint64_t step = 55; step <= 70; ++step) bench.Step(step, 5.0);
+  const auto trials = bench.Of<Trial>();
+  REQUIRE(trials.size() == 2);
+  CHECK(trials[0].window == 5);
+  CHECK(trials[1].window == 6);
+  CHECK(bench.Of<ObservationRecord>()[0].reading.start_compute == 55.0);
+}
+
+TEST_CASE("changes are described by site and number") {
+  const Topology topology = test::SmallJob().job.topology;
+  const Setting before = Setting::Neutral(8);
+  Setting after = before;
+  after.active[4] = after.active[5] = 0;
+  after.scale[0] = 1.5F;
+  CHECK(DescribeChange(topology, before, after) == "second 4→2 heads; scale of 1 heads");
+  CHECK(DescribeChange(topology, before, before).empty());
+}
+
+}  // namespace
+}  // namespace attune
