@@ -1,0 +1,31 @@
+// Real text to train small language models on.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace attune {
+
+struct Text {
+  std::string content;
+  std::string source;  // where it was taken from, for people
+};
+
+// The content of `file`; where that is empty, the names, descriptions and sections of Debian's
+// packages as apt knows them, one to a line; where apt knows less than 100 kB of that, the licence
+// texts in /usr/share/common-licenses. Throws std::invalid_argument, in one line, for a file that
+// cannot be read and where there is no text at all.
+[[nodiscard]] Text LoadText(const std::string& file);
+
+// "name: description [section]" for every package in the output of `apt-cache dumpavail`; of
+// several versions of a package the first, packages without a description left out.
+[[nodiscard]] std::string PackageLines(std::string_view dump);
+
+// The text with every 20th block of 4,096 bytes held out for validation.
+struct SplitText {
+  std::string training;
+  std::string validation;
+};
+[[nodiscard]] SplitText HoldOut(std::string_view content);
+
+}  // namespace attune
