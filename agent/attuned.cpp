@@ -6,12 +6,11 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "agent/daemon.h"
@@ -73,6 +72,24 @@ void SetUpLog(const attune::Options& options, const attune::Paths& paths) {
   spdlog::set_default_logger(std::move(log));
 }
 
+std::atomic<attune::Daemon*> running{nullptr};
+
+// Stop and Reload are safe in a signal handler: an atomic flag and a write to an eventfd.
+void OnSignal(int number) {
+  if (attune::Daemon* daemon = running; daemon != nullptr) {
+    number == SIGHUP ? daemon->Reload() : daemon->Stop();
+  }
+}
+
+// Handlers and not a blocked mask with sigwait: OpenBLAS starts threads before main, which would
+// not have the mask and die of the signal's default action.
+void HandleSignals(attune::Daemon& daemon) {
+  running = &daemon;
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaction(number, &action, nullptr);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -98,12 +115,6 @@ int main(int argc, char** argv) {
     const attune::Paths paths = attune::Paths::Find(options);
     paths.Create();
 
-    // Blocked in every thread from here on, and waited for by one.
-    sigset_t signals;
-    sigemptyset(&signals);
-    for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, number);
-    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-
     std::function<std::unique_ptr<attune::Learner>(attune::Writer&)> learner;
     if (options.learn) {
       learner = [&](attune::Writer& writer) {
@@ -112,13 +123,8 @@ int main(int argc, char** argv) {
     }
     SetUpLog(options, paths);
     attune::Daemon daemon(options, paths, learner, read_options);
-    std::thread signal_waiter([&] {
-      int number = 0;
-      while (sigwait(&signals, &number) == 0 && number == SIGHUP) daemon.Reload();
-      daemon.Stop();
-    });
+    HandleSignals(daemon);
     daemon.Run();
-    signal_waiter.join();
     return 0;
   } catch (const attune::OptionsError& error) {
     fmt::print(stderr, "attuned: {}\n", error.what());

@@ -314,8 +314,8 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
     spdlog::info("job {} has {} at step {}", live.tracker.Id(), Name(report.outcome), report.step);
     key_of_peer_.erase(known);
     jobs_.erase(found);
-    // What it taught is on disk before it is learned from.
-    if (learner_ && writer_.Flush()) learner_->Wake();
+    // Its end is on disk before anybody says hello again, or learns from it.
+    if (writer_.Flush() && learner_) learner_->Wake();
   }
 }
 

@@ -29,7 +29,7 @@ class Daemon {
   // Serves until Stop. Everything accepted by then is in the store when it returns.
   void Run();
 
-  // Thread safe.
+  // Thread safe, and safe in a signal handler.
   void Stop();
   void Reload();
 

@@ -90,7 +90,13 @@ bool Parse(int argc, char** argv, Options& options) {
   const po::options_description all = Describe(options);
   po::variables_map values;
   try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional({}).run(), values);
+    po::store(
+        po::command_line_parser(argc, argv)
+            .options(all)
+            .positional({})
+            .style(po::command_line_style::default_style & ~po::command_line_style::allow_guessing)
+            .run(),
+        values);
     po::notify(values);
   } catch (const po::error& error) {
     throw std::invalid_argument(std::string(error.what()) + "; see --help");

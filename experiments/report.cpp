@@ -193,7 +193,10 @@ void Report(const std::string& untuned_path, const std::string& tuned_path,
     throw std::invalid_argument(job_path + " is no report of attune run: it has no trials and " +
                                 "deciders");
   }
-  const double end = std::max(untuned.seconds, tuned.seconds);
+  // A budget in processor seconds is where both curves end, within a step; else the longer's end.
+  const json& budget = tuned.identity["budget"];
+  const double end = budget.at("kind") == "cpu_seconds" ? budget.at("amount").get<double>()
+                                                        : std::max(untuned.seconds, tuned.seconds);
   PrintTable(untuned, tuned, end);
   std::printf("\n");
   PrintSettings(untuned, tuned);

@@ -206,11 +206,11 @@ torch::Tensor WeightsOf(const Network& network) {
 
 TEST_CASE("updates by reward alone come within 5 % of the best answer to a puzzle") {
   NetworkOptions options = Willing();
-  options.learning_rate = getenv("L")?atof(getenv("L")):3e-3;
+  options.learning_rate = 3e-3;
   options.seed = 1;
   Network network(options);
   std::mt19937_64 random(2);
-  for (int round = 0; round < (getenv("R")?atoi(getenv("R")):60); ++round) {
+  for (int round = 0; round < 60; ++round) {
     std::vector<Sample> samples;
     for (int i = 0; i < 128; ++i) {
       const Job job = Puzzle({4}, random);
@@ -236,8 +236,8 @@ TEST_CASE("updates by reward alone come within 5 % of the best answer to a puzzl
     reward += Reward(job, decision.action) / 200;
     value += greedy->Evaluate(job.Taken(decision.action)).value / 200;
   }
-  std::printf("%f %f\n",reward,value);CHECK(reward > 0.95 * 3);
-  CHECK(value == Approx(reward).margin(0.5));
+  CHECK(reward > 0.95 * 3);
+  CHECK(value == Approx(reward).margin(0.1));
 }
 
 TEST_CASE("a clone agrees with its teacher on jobs that it has not seen") {
