@@ -1,4 +1,5 @@
 // The daemon's program: options, log, signals.
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/sinks/rotating_file_sink.h>
@@ -90,6 +91,14 @@ void HandleSignals(attune::Daemon& daemon) {
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaction(number, &action, nullptr);
 }
 
+// The network's products are small and OpenBLAS's idle threads spin; LibTorch's own setting does
+// not reach it.
+void UseOneBlasThread() {
+  if (void* set = dlsym(RTLD_DEFAULT, "openblas_set_num_threads"); set != nullptr) {
+    reinterpret_cast<void (*)(int)>(set)(1);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -121,6 +130,7 @@ int main(int argc, char** argv) {
         return attune::MakeNetworkLearner(options, paths, writer);
       };
     }
+    UseOneBlasThread();
     SetUpLog(options, paths);
     attune::Daemon daemon(options, paths, learner, read_options);
     HandleSignals(daemon);

@@ -180,7 +180,8 @@ Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
     Action action =
         governor_.Limit(record_.spec.topology, setting_, std::move(choice.decision.action), note);
     trial.setting = Apply(record_.spec.topology, setting_, action);
-    trial.action = std::move(action);
+    // What the governor cut is no longer the policy's own choice, and nobody learns from it.
+    if (note.empty()) trial.action = std::move(action);
     trial.decider = std::move(choice.decider);
     trial.why = choice.decision.why + note;
     trial.policy_version = choice.decision.policy_version;

@@ -39,7 +39,8 @@ struct Trial {
   double imbalance = 0;
   State state;
   ActionMask mask;
-  // The policy's choices; empty when the governor or a person set the setting directly.
+  // The policy's choices; empty when the governor or a person set the setting, or the governor cut
+  // the choices to the change budget.
   std::optional<Action> action;
   Setting setting;                   // what the trainer is asked to have
   std::string decider;               // policy's name, "governor" or "hand"

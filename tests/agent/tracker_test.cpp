@@ -139,6 +139,18 @@ TEST_CASE("while an action is on its way nothing else is decided") {
   CHECK_THAT(bench.Of<Trial>().back().why, Contains("not answered"));
 }
 
+TEST_CASE("choices that the governor cut are in force but nobody's to learn from") {
+  Options options = TenWindows();
+  options.policy = "random";
+  options.change_budget = 0;  // one head
+  Bench bench(options);
+  for (std::uint64_t step = 1; step <= 10; ++step) bench.Step(step, 5.0);
+  const Trial trial = bench.Of<Trial>().at(0);
+  CHECK_THAT(trial.why, Contains("change budget"));
+  CHECK_FALSE(trial.action);
+  CHECK(trial.decider == "random");
+}
+
 TEST_CASE("an introduction that contradicts the first names what differs") {
   Bench bench;
   Hello hello = test::SmallJob();

@@ -174,6 +174,36 @@ TEST_CASE("a person changes a live job by hand and finds it explained") {
   CHECK_THAT(explain.Out(), Contains("hand"));
 }
 
+TEST_CASE(
+    "the network learns from a finished job, and the next daemon goes on with what it learned") {
+  const Workplace work;
+  const auto learned = [&] { return !work.History().Policies().empty(); };
+  std::uint64_t version = 0;
+  {
+    Process daemon(work.Path(), work.Daemon());
+    REQUIRE(Eventually([&] { return Answers(work.Endpoint()); }));
+    Process trainer(work.Path(), work.Demo(120), {"ATTUNE_ENDPOINT=" + work.Endpoint()});
+    REQUIRE(trainer.Wait() == 0);
+    REQUIRE(Eventually(learned));
+    REQUIRE(Eventually([&] {
+      const auto answer = Ask(work.Endpoint(), StatusRequest{}, 500ms);
+      version = answer ? std::get<Status>(*answer).policy_version : 0;
+      return version > 0;
+    }));
+    daemon.Signal(SIGTERM);
+    CHECK(daemon.Wait() == 0);
+  }
+  const PolicyRecord lesson = work.History().Policies().front();
+  CHECK(lesson.version == version);
+  CHECK(lesson.trials > 0);
+  CHECK(std::filesystem::exists(lesson.path));
+  Process next(work.Path(), work.Daemon());
+  CHECK(Eventually([&] {
+    const auto answer = Ask(work.Endpoint(), StatusRequest{}, 500ms);
+    return answer && std::get<Status>(*answer).policy_version == version;
+  }));
+}
+
 TEST_CASE("wrong use is one clear line and exit status 2") {
   const Workplace work;
   const auto refused = [&](const std::vector<std::string>& arguments, const std::string& word) {
