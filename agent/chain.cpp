@@ -32,18 +32,19 @@ void Chain::Use(std::string_view policy) {
 Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random) {
   std::vector<attune::Policy*> order;
   std::string reasons;
-  if (policy_ == "auto" || policy_ == "network") {
+  const std::string& asked = situation.job.policy.empty() ? policy_ : situation.job.policy;
+  if (asked == "auto" || asked == "network") {
     if (network_) {
       order.push_back(network_.get());
     } else {
       reasons = "network: none has been learned yet; ";
     }
     order.push_back(kmeans_.get());
-  } else if (policy_ == "random") {
+  } else if (asked == "random") {
     order.push_back(random_.get());
-  } else if (policy_ == "kmeans") {
+  } else if (asked == "kmeans") {
     order.push_back(kmeans_.get());
-  } else if (policy_ == "qk_clip") {
+  } else if (asked == "qk_clip") {
     order.push_back(qk_clip_.get());
   }
   order.push_back(keep_.get());

@@ -28,7 +28,8 @@ class Chain {
     Decision decision;
     std::string decider;
   };
-  // Never throws: a policy that fails is as one that declines, and keep always answers.
+  // The job's own policy decides where it asked for one. Never throws: a policy that fails is as
+  // one that declines, and keep always answers.
   [[nodiscard]] Choice Decide(const Situation& situation, std::mt19937_64& random);
 
  private:

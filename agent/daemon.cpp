@@ -17,6 +17,7 @@
 #include <zmq.hpp>
 #include <zmq_addon.hpp>
 
+#include "agent/keys.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
 #include "store/writer.h"
@@ -85,7 +86,9 @@ class Daemon::Loop {
     ActionRequest action;
   };
 
-  void Receive();
+  void Listen();
+  void Authenticate();
+  void Receive(zmq::socket_t& socket, char line);
   void Handle(const std::string& peer, const zmq::message_t& frame);
   void Take(const std::string& peer, Hello hello);
   void Take(const std::string& peer, const StatusRequest& request);
@@ -97,6 +100,7 @@ class Daemon::Loop {
   void Store(Live& live, Emission emission);
   void SendActions();
   void LoseSilent();
+  void EndIdle();
   void TakeSnapshot();
   void ReloadOptions();
   [[nodiscard]] std::chrono::milliseconds UntilDeadline() const;
@@ -111,6 +115,7 @@ class Daemon::Loop {
   Doorbell doorbell_;
   std::atomic<std::uint64_t> committed_{0};
   std::atomic<bool> stop_{false};
+  SteadyClock::time_point asked_ = SteadyClock::now();  // when a message last came
   std::atomic<bool> reload_asked_{false};
   Writer writer_;
   attune::Store store_;  // for reading
@@ -122,7 +127,13 @@ class Daemon::Loop {
   std::uint64_t errors_ = 0;
   SteadyClock::time_point started_ = SteadyClock::now();
   zmq::context_t context_{1};
+  // A peer's name is that of its line, and behind it its identity there.
+  static constexpr char kLocal = 'l';
+  static constexpr char kRemote = 'r';
+  std::optional<Keys> keys_;
+  zmq::socket_t authenticator_{context_, zmq::socket_type::rep};
   zmq::socket_t router_{context_, zmq::socket_type::router};
+  zmq::socket_t remote_{context_, zmq::socket_type::router};  // bound where options say listen
   Jobs jobs_;
   std::unordered_map<std::string, std::string> key_of_peer_;
   std::deque<Outgoing> outgoing_;
@@ -157,31 +168,85 @@ Daemon::Loop::Loop(const Options& options, const Paths& paths,
       last_job_(store_.LastJobId()),
       last_trial_(store_.LastTrialId()) {
   if (learner) learner_ = learner(writer_);
-  router_.set(zmq::sockopt::linger, 0);
-  router_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
+  for (zmq::socket_t* socket : {&router_, &remote_}) {
+    socket->set(zmq::sockopt::linger, 0);
+    socket->set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
+  }
   try {
     router_.bind(paths_.Endpoint());
   } catch (const zmq::error_t& error) {
     throw OptionsError("cannot listen at " + paths_.Endpoint() + ": " + error.what() +
                        "; give another --runtime-directory");
   }
+  if (!options_.listen.empty()) Listen();
+}
+
+void Daemon::Loop::Listen() {
+  if (!options_.listen.starts_with("tcp://")) {
+    throw OptionsError("listen: '" + options_.listen + "' is not tcp://HOST:PORT");
+  }
+  keys_ = Keys::Load(paths_.Keys());
+  authenticator_.bind("inproc://zeromq.zap.01");  // before the line that it guards (RFC 27)
+  remote_.set(zmq::sockopt::zap_domain, "attune");
+  remote_.set(zmq::sockopt::curve_server, true);
+  remote_.set(zmq::sockopt::curve_secretkey, keys_->daemon.secret_key);
+  try {
+    remote_.bind(options_.listen);
+  } catch (const zmq::error_t& error) {
+    throw OptionsError("cannot listen at " + options_.listen + ": " + error.what() +
+                       "; give --listen an address of this host, as tcp://HOST:PORT");
+  }
+}
+
+// ZeroMQ asks for every connection from another host (RFC 27).
+void Daemon::Loop::Authenticate() {
+  std::vector<zmq::message_t> request;
+  if (!zmq::recv_multipart(authenticator_, std::back_inserter(request),
+                           zmq::recv_flags::dontwait) ||
+      request.size() < 2) {
+    return;
+  }
+  // version, request id, domain, address, identity, mechanism, client's key
+  const bool is_trainer = request.size() == 7 && request[5].to_string_view() == "CURVE" &&
+                          IsTrainer(*keys_, {request[6].data<std::uint8_t>(), request[6].size()});
+  if (!is_trainer) {
+    spdlog::warn("refused a connection from {}: its key is not of {}",
+                 request.size() > 3 ? request[3].to_string() : "somewhere", paths_.Keys().string());
+  }
+  const std::string id = request[1].to_string();
+  const std::array<zmq::const_buffer, 6> reply = {
+      zmq::str_buffer("1.0"),
+      zmq::buffer(id),
+      is_trainer ? zmq::str_buffer("200") : zmq::str_buffer("400"),
+      is_trainer ? zmq::str_buffer("OK") : zmq::str_buffer("unknown key"),
+      zmq::str_buffer(""),
+      zmq::str_buffer("")};
+  zmq::send_multipart(authenticator_, reply);
 }
 
 void Daemon::Loop::Run() {
   spdlog::info("attuned {} listens at {}; store {}; policy {}", ATTUNE_VERSION, paths_.Endpoint(),
                paths_.Store().string(), chain_.Policy());
-  std::array<zmq::pollitem_t, 2> items = {
+  if (keys_)
+    spdlog::info("and at {} for trainers with the keys of {}", options_.listen,
+                 paths_.Keys().string());
+  std::array<zmq::pollitem_t, 4> items = {
       zmq::pollitem_t{router_.handle(), 0, ZMQ_POLLIN, 0},
-      zmq::pollitem_t{nullptr, doorbell_.Descriptor(), ZMQ_POLLIN, 0}};
+      zmq::pollitem_t{nullptr, doorbell_.Descriptor(), ZMQ_POLLIN, 0},
+      zmq::pollitem_t{remote_.handle(), 0, ZMQ_POLLIN, 0},
+      zmq::pollitem_t{authenticator_.handle(), 0, ZMQ_POLLIN, 0}};
   while (!stop_) {
     try {
       zmq::poll(items, UntilDeadline());
       if ((items[1].revents & ZMQ_POLLIN) != 0) doorbell_.Clear();
       if (reload_asked_.exchange(false)) ReloadOptions();
       TakeSnapshot();
-      if ((items[0].revents & ZMQ_POLLIN) != 0) Receive();
+      if ((items[3].revents & ZMQ_POLLIN) != 0) Authenticate();
+      if ((items[0].revents & ZMQ_POLLIN) != 0) Receive(router_, kLocal);
+      if ((items[2].revents & ZMQ_POLLIN) != 0) Receive(remote_, kRemote);
       SendActions();
       LoseSilent();
+      EndIdle();
     } catch (const zmq::error_t& error) {
       if (error.num() != EINTR) spdlog::error("turn failed: {}", error.what());
     } catch (const std::exception& error) {
@@ -193,12 +258,14 @@ void Daemon::Loop::Run() {
   spdlog::info("attuned stops");
 }
 
-void Daemon::Loop::Receive() {
+void Daemon::Loop::Receive(zmq::socket_t& socket, char line) {
   for (int i = 0; i < kMessagesPerTurn; ++i) {
     std::vector<zmq::message_t> frames;
-    if (!zmq::recv_multipart(router_, std::back_inserter(frames), zmq::recv_flags::dontwait))
+    if (!zmq::recv_multipart(socket, std::back_inserter(frames), zmq::recv_flags::dontwait)) {
       return;
-    const std::string peer = frames.front().to_string();
+    }
+    asked_ = SteadyClock::now();
+    const std::string peer = line + frames.front().to_string();
     if (frames.size() != 2) {
       Refuse(peer, ErrorCode::kMalformed,
              fmt::format("a message has one frame, not {}; see PROTOCOL.md", frames.size() - 1));
@@ -240,6 +307,12 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   if (const auto fault = FindFault(hello.job)) throw std::invalid_argument("hello: " + *fault);
   if (const auto fault = FindFault(hello.setting, hello.job.topology)) {
     throw std::invalid_argument("hello: " + *fault);
+  }
+  if (!hello.job.policy.empty() && !Chain::Knows(hello.job.policy)) {
+    throw std::invalid_argument(
+        fmt::format("hello: there is no policy '{}' (ATTUNE_POLICY); see: "
+                    "attune policy list",
+                    hello.job.policy));
   }
   const std::string& key = hello.job.key;
   auto job = jobs_.find(key);
@@ -407,11 +480,21 @@ void Daemon::Loop::LoseSilent() {
   }
 }
 
+void Daemon::Loop::EndIdle() {
+  if (options_.linger <= 0 || !jobs_.empty() ||
+      SteadyClock::now() - asked_ < std::chrono::duration<double>(options_.linger)) {
+    return;
+  }
+  spdlog::info("nobody has asked for anything for {} s", options_.linger);
+  stop_ = true;
+}
+
 std::chrono::milliseconds Daemon::Loop::UntilDeadline() const {
-  if (jobs_.empty()) return std::chrono::milliseconds(-1);
-  auto oldest = SteadyClock::time_point::max();
+  if (jobs_.empty() && options_.linger <= 0) return std::chrono::milliseconds(-1);
+  auto oldest = jobs_.empty() ? asked_ : SteadyClock::time_point::max();
   for (const auto& [key, live] : jobs_) oldest = std::min(oldest, live.heard);
-  const auto left = oldest + std::chrono::duration<double>(options_.silence) - SteadyClock::now();
+  const double patience = jobs_.empty() ? options_.linger : options_.silence;
+  const auto left = oldest + std::chrono::duration<double>(patience) - SteadyClock::now();
   return std::max(std::chrono::ceil<std::chrono::milliseconds>(left), std::chrono::milliseconds(0));
 }
 
@@ -455,9 +538,11 @@ std::optional<Baseline> Daemon::Loop::RecordedBaseline(const JobSpec& spec) cons
 
 void Daemon::Loop::Send(const std::string& peer, const Message& message) {
   const std::string bytes = Encode(message);
-  const std::array<zmq::const_buffer, 2> frames = {zmq::buffer(peer), zmq::buffer(bytes)};
+  const std::array<zmq::const_buffer, 2> frames = {zmq::buffer(peer.data() + 1, peer.size() - 1),
+                                                   zmq::buffer(bytes)};
   // A peer that is gone or full loses the message: a trainer asks again, a command line gives up.
-  static_cast<void>(zmq::send_multipart(router_, frames, zmq::send_flags::dontwait));
+  static_cast<void>(zmq::send_multipart(peer[0] == kLocal ? router_ : remote_, frames,
+                                        zmq::send_flags::dontwait));
 }
 
 void Daemon::Loop::Refuse(const std::string& peer, ErrorCode code, const std::string& text) {

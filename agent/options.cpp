@@ -79,6 +79,13 @@ const std::vector<Knob>& Table() {
        "what attention is compared with: uniform, warmup (the job's own first window) or the id of "
        "a recorded job of the same topology"},
       {"seed", &Options::seed, "", 0, 9.0e15, {}, "of everything random; with a job's own seed"},
+      {"listen",
+       &Options::listen,
+       "",
+       0,
+       0,
+       {},
+       "tcp://HOST:PORT for trainers on other hosts, who need ATTUNE_KEYS (default: none)"},
       {"measure-every",
        &Options::measure_every,
        "steps",
@@ -100,6 +107,13 @@ const std::vector<Knob>& Table() {
        86400,
        {},
        "after which a job counts as lost; it may come back"},
+      {"linger",
+       &Options::linger,
+       "seconds",
+       0,
+       86400,
+       {},
+       "attuned ends after so long without a live job or a question; 0: never"},
       {"learn", &Options::learn, "", 0, 0, {}, "whether the network learns from finished jobs"},
       {"learning-rate", &Options::learning_rate, "", 1e-7, 0.1, {}, "of the network (Adam)"},
       {"least-trials",
@@ -218,18 +232,26 @@ Options ParseOptions(const std::vector<std::string>& arguments,
   return options;
 }
 
+std::string DescribeKnob(const Knob& knob) {
+  std::string text(knob.help);
+  std::string details;
+  if (!knob.words.empty()) details += fmt::format("{}; ", fmt::join(knob.words, " | "));
+  if (knob.most > 0) {
+    details += fmt::format("{} to {}{}{}; ", knob.least, knob.most, knob.unit.empty() ? "" : " ",
+                           knob.unit);
+  }
+  if (const auto value = Default(knob); !value.empty()) details += "default " + value;
+  return details.empty() ? text : text + "\n" + details;
+}
+
 std::string DescribeKnobs() {
   std::string text;
   for (const Knob& knob : Table()) {
-    text += fmt::format("  --{:<20} {}\n", knob.name, knob.help);
-    std::string details;
-    if (!knob.words.empty()) details += fmt::format("{}; ", fmt::join(knob.words, " | "));
-    if (knob.most > 0) {
-      details += fmt::format("{} to {}{}{}; ", knob.least, knob.most, knob.unit.empty() ? "" : " ",
-                             knob.unit);
-    }
-    if (const auto value = Default(knob); !value.empty()) details += "default " + value;
-    if (!details.empty()) text += fmt::format("{:<25}{}\n", "", details);
+    const std::string description = DescribeKnob(knob);
+    const std::size_t end = description.find('\n');
+    text += fmt::format("  --{:<20} {}\n", knob.name, description.substr(0, end));
+    if (end != std::string::npos)
+      text += fmt::format("{:<25}{}\n", "", description.substr(end + 1));
   }
   return text;
 }

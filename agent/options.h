@@ -28,9 +28,11 @@ struct Options {
   std::string baseline = "warmup";
   std::uint64_t seed = 0;
   // Talking
+  std::string listen;  // empty: this machine only
   std::uint64_t measure_every = 4;
   double heartbeat = 5.0;
   double silence = 60.0;
+  double linger = 0.0;
   // Learning
   bool learn = true;
   double learning_rate = 1e-4;
@@ -71,6 +73,8 @@ class OptionsError : public std::runtime_error {
 // The default configuration file of this user; it need not exist.
 [[nodiscard]] std::filesystem::path DefaultConfiguration();
 
+// What a knob is for, and on a second line its words, range, unit and default.
+[[nodiscard]] std::string DescribeKnob(const Knob& knob);
 // The flags with unit, range, default and help, for --help.
 [[nodiscard]] std::string DescribeKnobs();
 

@@ -25,6 +25,8 @@ struct Paths {
   [[nodiscard]] std::filesystem::path Checkpoint() const { return state / "network.pt"; }
   [[nodiscard]] std::filesystem::path Log() const { return state / "attuned.log"; }
   [[nodiscard]] std::filesystem::path Lock() const { return state / "attuned.lock"; }
+  // CURVE keys, where the daemon listens to other hosts (keys.h).
+  [[nodiscard]] std::filesystem::path Keys() const { return state / "attuned.keys"; }
   // The ZeroMQ endpoint of the daemon.
   [[nodiscard]] std::string Endpoint() const {
     return "ipc://" + (runtime / "attuned.sock").string();

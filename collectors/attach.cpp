@@ -45,9 +45,19 @@ std::string RandomKey() {
   return key;
 }
 
-std::string Endpoint(const AttachOptions& options) {
-  if (FromEnvironment("ATTUNE_MODE") == "off") return "";
-  return options.endpoint.empty() ? FromEnvironment("ATTUNE_ENDPOINT") : options.endpoint;
+ProbeOptions Reporting(const AttachOptions& options) {
+  const std::string mode = FromEnvironment("ATTUNE_MODE");
+  ProbeOptions reporting;
+  if (mode == "off") return reporting;
+  if (mode == "offline") {
+    const std::string directory = FromEnvironment("ATTUNE_DIR");
+    reporting.directory = directory.empty() ? "attune" : directory;
+    return reporting;
+  }
+  reporting.endpoint =
+      options.endpoint.empty() ? FromEnvironment("ATTUNE_ENDPOINT") : options.endpoint;
+  reporting.keys = FromEnvironment("ATTUNE_KEYS");
+  return reporting;
 }
 
 std::string Key(const AttachOptions& options) {
@@ -107,13 +117,14 @@ struct Handle::Impl {
   Impl(SiteSet found, const AttachOptions& attach_options)
       : options(attach_options),
         sites(std::move(found)),
-        probe({.endpoint = Endpoint(options)},
+        probe(Reporting(options),
               {.key = Key(options),
                .name = options.name,
                .topology = sites.topology,
                .budget = options.budget,
                .seed = options.seed,
-               .learning_rate = options.learning_rate},
+               .learning_rate = options.learning_rate,
+               .policy = FromEnvironment("ATTUNE_POLICY")},
               sites.setting) {}
 
   // What the sites measured in a step that took so many processor seconds; nothing where a site

@@ -34,7 +34,8 @@ struct AttachOptions {
   std::uint64_t seed = 0;
   double learning_rate = 0;  // at its highest; 0: unknown
   // Empty: from the environment, ATTUNE_ENDPOINT (else no daemon) and ATTUNE_JOB (else a random
-  // key). ATTUNE_MODE=off: no daemon, whatever else is said.
+  // key). ATTUNE_MODE=off: no daemon, whatever else is said; ATTUNE_MODE=offline: a log in
+  // ATTUNE_DIR (else ./attune) for `attune import`.
   std::string endpoint;
   std::string key;
   std::int64_t sampled_rows = 16;  // query rows measured in a sequence

@@ -62,6 +62,7 @@ void Fields(Archive& a, In<Archive, Hello>& m) {
   SettingFields(a, m.setting);
   a.Integer("step", m.step);
   a.Integer("action", m.action);
+  a.Text("policy", m.job.policy, kMaxNameBytes);
 }
 
 template <class Archive>

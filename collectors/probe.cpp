@@ -1,10 +1,15 @@
-// The trainer's side of the protocol's state machine (PROTOCOL.md) on a DEALER socket.
+// The trainer's side of the protocol's state machine (PROTOCOL.md) on a DEALER socket, and its log.
 #include "collectors/probe.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <deque>
 #include <limits>
 #include <span>
@@ -33,17 +38,111 @@ constexpr int kLiveness = 4;
 constexpr int kMessagesPerPoll = 64;
 // Answers kept while they cannot be sent; the oldest go first.
 constexpr std::size_t kMaxUnsentReplies = 64;
+// Names tried for a log before it is given up: KEY.attune, KEY.2.attune, …
+constexpr int kMaxLogs = 10000;
+
+void RequireFaultless(const Hello& hello) {
+  auto fault = FindFault(hello.job);
+  if (!fault) fault = FindFault(hello.setting, hello.job.topology);
+  if (fault) throw std::invalid_argument(*fault);
+}
 
 }  // namespace
+
+// The offline job's file. Every record is written at once, so that a killed trainer loses none.
+struct Probe::Log {
+  Log(const std::filesystem::path& directory, JobSpec spec, Setting setting)
+      : hello{.job = std::move(spec), .setting = std::move(setting)} {
+    RequireFaultless(hello);
+    Open(directory);
+    if (descriptor < 0) return;
+    const double started =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    std::string head(kLogMagic);
+    head.append(reinterpret_cast<const char*>(&started), sizeof(started));
+    Write(head);
+    Write(Message(hello));
+  }
+  ~Log() { Close(); }
+  Log(const Log&) = delete;
+  Log& operator=(const Log&) = delete;
+
+  // A file of its own, so that no other run's is touched: one with the same key is left as it is.
+  void Open(const std::filesystem::path& directory) {
+    std::string name = hello.job.key;
+    std::ranges::replace(name, '/', '_');
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    for (int number = 1; number <= kMaxLogs; ++number) {
+      path = directory / (name + (number == 1 ? "" : "." + std::to_string(number)) + ".attune");
+      descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+      if (descriptor >= 0) return;
+      if (errno != EEXIST) break;
+    }
+    GiveUp();
+  }
+
+  void Write(std::string_view bytes) {
+    while (descriptor >= 0 && !bytes.empty()) {
+      const ssize_t written = write(descriptor, bytes.data(), bytes.size());
+      if (written >= 0) {
+        bytes.remove_prefix(static_cast<std::size_t>(written));
+      } else if (errno != EINTR) {
+        GiveUp();
+      }
+    }
+  }
+  void Write(const Message& message) {
+    const std::string frame = Encode(message);
+    const auto length = static_cast<std::uint32_t>(frame.size());
+    std::string record(reinterpret_cast<const char*>(&length), sizeof(length));
+    Write(record + frame);
+  }
+
+  void Take(Observation observation) {
+    if (descriptor < 0) return;
+    step = observation.step;
+    compute_seconds = observation.compute_seconds;
+    observation.dropped = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(dropped_since_written, std::numeric_limits<std::uint32_t>::max()));
+    if (const auto fault = FindFault(observation, hello.job.topology)) {
+      complaint = "observation of step " + std::to_string(step) + ": " + *fault;
+      ++dropped;
+      ++dropped_since_written;
+      return;
+    }
+    dropped_since_written = 0;
+    Write(Message(std::move(observation)));
+  }
+
+  void GiveUp() {
+    complaint = "cannot write " + path.string() + ": " + std::strerror(errno) +
+                "; training goes on without a record";
+    Close();
+  }
+  void Close() {
+    if (descriptor >= 0) close(descriptor);
+    descriptor = -1;
+  }
+
+  static_assert(std::endian::native == std::endian::little, "numbers are memory as it is");
+
+  Hello hello;
+  std::filesystem::path path;
+  int descriptor = -1;  // of the file; -1: nothing more is written
+  std::uint64_t step = 0;
+  std::uint64_t dropped = 0;
+  std::uint64_t dropped_since_written = 0;
+  double compute_seconds = 0;  // of the last observation
+  std::optional<std::string> complaint;
+};
 
 struct Probe::Line {
   Line(const ProbeOptions& options, JobSpec spec, Setting setting)
       : endpoint(options.endpoint),
         farewell(std::clamp(options.farewell_seconds, 0.0, 3600.0)),
         hello{.job = std::move(spec), .setting = std::move(setting)} {
-    auto fault = FindFault(hello.job);
-    if (!fault) fault = FindFault(hello.setting, hello.job.topology);
-    if (fault) throw std::invalid_argument(*fault);
+    RequireFaultless(hello);
     socket.set(zmq::sockopt::immediate, true);
     socket.set(zmq::sockopt::sndhwm, kQueuedMessages);
     socket.set(zmq::sockopt::rcvhwm, kQueuedMessages);
@@ -51,11 +150,29 @@ struct Probe::Line {
     socket.set(zmq::sockopt::reconnect_ivl, kReconnectMilliseconds);
     socket.set(zmq::sockopt::reconnect_ivl_max, kReconnectMaxMilliseconds);
     socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
+    if (endpoint.starts_with("tcp://")) UseKeys(options.keys);
     try {
       socket.connect(endpoint);
     } catch (const zmq::error_t& error) {
       throw std::invalid_argument("endpoint '" + endpoint + "': " + error.what() +
                                   "; use ipc://PATH or tcp://HOST:PORT");
+    }
+  }
+
+  // What goes to other hosts is encrypted, and each side knows the other.
+  void UseKeys(const std::string& keys) {
+    const std::size_t first = keys.find(' ');
+    const std::size_t second = keys.find(' ', first + 1);
+    try {
+      if (second == std::string::npos) throw zmq::error_t();
+      socket.set(zmq::sockopt::curve_serverkey, keys.substr(0, first));
+      socket.set(zmq::sockopt::curve_publickey, keys.substr(first + 1, second - first - 1));
+      socket.set(zmq::sockopt::curve_secretkey, keys.substr(second + 1));
+    } catch (const zmq::error_t&) {
+      throw std::invalid_argument(
+          "endpoint '" + endpoint +
+          "' needs the three keys of its daemon in ATTUNE_KEYS; see attuned "
+          "--listen");
     }
   }
 
@@ -251,19 +368,29 @@ struct Probe::Line {
 };
 
 Probe::Probe(const ProbeOptions& options, JobSpec job, Setting setting) {
+  if (!options.directory.empty()) {
+    log_ = std::make_unique<Log>(options.directory, std::move(job), std::move(setting));
+    return;
+  }
   if (options.endpoint.empty()) return;
   line_ = std::make_unique<Line>(options, std::move(job), std::move(setting));
 }
 
 Probe::~Probe() {
   if (line_) Finish(Outcome::kFailed, line_->hello.step, line_->compute_seconds, std::nullopt);
+  if (log_) Finish(Outcome::kFailed, log_->step, log_->compute_seconds, std::nullopt);
 }
 
 bool Probe::Due(std::uint64_t step) const {
+  if (log_) return log_->descriptor >= 0 && step % kMeasureEveryAtFirst == 0;
   return line_ && !line_->closed && step % line_->measure_every == 0;
 }
 
 void Probe::Observe(Observation observation) {
+  if (log_) {
+    log_->Take(std::move(observation));
+    return;
+  }
   if (!line_ || line_->closed) return;
   Line& line = *line_;
   line.hello.step = observation.step;
@@ -285,6 +412,7 @@ void Probe::Observe(Observation observation) {
 }
 
 std::optional<ActionRequest> Probe::Poll(std::uint64_t step) {
+  if (log_) log_->step = step;
   if (!line_ || line_->closed) return std::nullopt;
   line_->hello.step = step;
   line_->Listen();
@@ -312,9 +440,13 @@ void Probe::Rejected(const ActionRequest& action, std::uint64_t step, const std:
 
 void Probe::Finish(Outcome outcome, std::uint64_t step, double compute_seconds,
                    std::optional<double> validation_loss) {
+  if (outcome != Outcome::kFinished) outcome = Outcome::kFailed;
+  if (log_ && log_->descriptor >= 0) {
+    log_->Write(Message(Bye{outcome, step, compute_seconds, validation_loss}));
+    log_->Close();
+  }
   if (!line_ || line_->closed) return;
   line_->hello.step = step;
-  if (outcome != Outcome::kFinished) outcome = Outcome::kFailed;
   try {
     line_->SayGoodbye({outcome, step, compute_seconds, validation_loss});
   } catch (const zmq::error_t& error) {
@@ -323,9 +455,12 @@ void Probe::Finish(Outcome outcome, std::uint64_t step, double compute_seconds,
   }
 }
 
-std::uint64_t Probe::Dropped() const { return line_ ? line_->dropped : 0; }
+std::uint64_t Probe::Dropped() const { return line_ ? line_->dropped : log_ ? log_->dropped : 0; }
+
+std::filesystem::path Probe::LogPath() const { return log_ ? log_->path : ""; }
 
 std::optional<std::string> Probe::TakeError() {
+  if (log_) return std::exchange(log_->complaint, std::nullopt);
   return line_ ? std::exchange(line_->complaint, std::nullopt) : std::nullopt;
 }
 

@@ -2,20 +2,33 @@
 //
 // One DEALER socket, used from the trainer's thread alone. When the daemon is away, stopped or
 // slow, observations are dropped and counted, and training goes on with its present setting.
-// PROTOCOL.md has the rules that it keeps.
+// PROTOCOL.md has the rules that it keeps. Offline it writes the same messages to a file instead,
+// for `attune import`; then no action ever comes.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "collectors/messages.h"
 
 namespace attune {
 
+// How an offline log begins: the format's name and version. Behind it stand the Unix time at which
+// the job started as a little-endian binary64, and the records (PROTOCOL.md, Offline).
+inline constexpr std::string_view kLogMagic{"attune\x01\n"};
+
 struct ProbeOptions {
-  std::string endpoint;           // ipc://… or tcp://…; empty: no daemon, every call is a no-op
+  std::string endpoint;  // ipc://… or tcp://…; empty: no daemon, every call is a no-op
+  // Offline where it is not empty, whatever the endpoint: the folder for the job's log, made where
+  // it is missing. A log that cannot be written is told to TakeError once, and given up.
+  std::filesystem::path directory = {};
+  // Of a tcp endpoint: the daemon's public key, the trainers' public and secret key, in Z85 with
+  // spaces between (CURVE). As ATTUNE_KEYS has them.
+  std::string keys = {};
   double farewell_seconds = 2.0;  // Finish waits at most this long for the last message to go
 };
 
@@ -35,8 +48,9 @@ class Probe {
   // away.
   [[nodiscard]] bool Due(std::uint64_t step) const;
 
-  // Sends an observation, or drops and counts it. Fills in `dropped` and `action`. One that
-  // FindFault objects to is dropped, and the fault kept for TakeError.
+  // Sends an observation, or drops and counts it; offline, hands it to the kernel's page cache.
+  // Fills in `dropped` and `action`. One that FindFault objects to is dropped, and the fault kept
+  // for TakeError.
   void Observe(Observation observation);
 
   // At a safe point, once a step: takes in what the daemon sent, sends a heartbeat when one is due,
@@ -57,13 +71,17 @@ class Probe {
 
   // Observations dropped since the beginning.
   [[nodiscard]] std::uint64_t Dropped() const;
+  // The file being written, or that was; empty unless offline.
+  [[nodiscard]] std::filesystem::path LogPath() const;
   // The last complaint, the daemon's or the probe's own about what it received, if any: one line
   // for the trainer's log. Cleared by the call.
   [[nodiscard]] std::optional<std::string> TakeError();
 
  private:
   struct Line;
-  std::unique_ptr<Line> line_;  // null without an endpoint
+  struct Log;
+  std::unique_ptr<Line> line_;  // null without an endpoint, and offline
+  std::unique_ptr<Log> log_;    // null unless offline
 };
 
 }  // namespace attune

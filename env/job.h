@@ -34,6 +34,7 @@ struct JobSpec {
   Budget budget;
   std::uint64_t seed = 0;
   double learning_rate = 0;  // at its highest; 0 when unknown
+  std::string policy = {};   // who is to decide; empty: as the daemon is set
 
   friend bool operator==(const JobSpec&, const JobSpec&) = default;
 };

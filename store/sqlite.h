@@ -41,9 +41,12 @@ class Database;
 // One run of a prepared statement. It has the statement to itself until it is destroyed.
 class Cursor {
  public:
+  // `lifetime` of the values: SQLITE_STATIC where they outlive the cursor, else SQLITE_TRANSIENT,
+  // which copies them.
   template <class... Values>
-  Cursor(Database& database, sqlite3_stmt* statement, const Values&... values)
-      : database_(database), statement_(statement) {
+  Cursor(Database& database, sqlite3_stmt* statement, sqlite3_destructor_type lifetime,
+         const Values&... values)
+      : database_(database), statement_(statement), lifetime_(lifetime) {
     int index = 0;
     (Check(Bind(++index, values)), ...);
   }
@@ -56,6 +59,8 @@ class Cursor {
 
   // To the next row; false when there is none.
   [[nodiscard]] bool Step();
+  // Runs an INSERT; false where a row has its primary key.
+  [[nodiscard]] bool Insert();
 
   // The present row's columns, in their order, into as many fields. Throws StoreError for a blob
   // that is no whole number of elements.
@@ -70,7 +75,7 @@ class Cursor {
   [[noreturn]] void FailBlob(int column) const;
 
   // Integers and enumerations, reals, text, arrays as blobs; null pointers and empty optionals as
-  // NULL. Values are copied.
+  // NULL.
   template <class T>
   int Bind(int index, const T& value) {
     if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) {
@@ -80,15 +85,15 @@ class Cursor {
     } else if constexpr (std::is_convertible_v<const T&, std::string_view>) {
       const std::string_view text = value;
       return sqlite3_bind_text64(statement_, index, text.empty() ? "" : text.data(), text.size(),
-                                 SQLITE_TRANSIENT, SQLITE_UTF8);
+                                 lifetime_, SQLITE_UTF8);
     } else if constexpr (kIsOptional<T>) {
       return value ? Bind(index, *value) : sqlite3_bind_null(statement_, index);
     } else {
       const std::span<const std::byte> bytes = std::as_bytes(std::span(value));
       // An empty vector's pointer may be null, which would bind NULL.
-      return bytes.empty() ? sqlite3_bind_zeroblob(statement_, index, 0)
-                           : sqlite3_bind_blob64(statement_, index, bytes.data(), bytes.size(),
-                                                 SQLITE_TRANSIENT);
+      return bytes.empty()
+                 ? sqlite3_bind_zeroblob(statement_, index, 0)
+                 : sqlite3_bind_blob64(statement_, index, bytes.data(), bytes.size(), lifetime_);
     }
   }
 
@@ -118,6 +123,7 @@ class Cursor {
 
   Database& database_;
   sqlite3_stmt* statement_;
+  sqlite3_destructor_type lifetime_;
 };
 
 class Database {
@@ -140,13 +146,19 @@ class Database {
   // one cannot be run again before its cursor is gone.
   template <class... Values>
   [[nodiscard]] Cursor Select(std::string_view sql, const Values&... values) {
-    return Cursor(*this, Prepare(sql), values...);
+    return Cursor(*this, Prepare(sql), SQLITE_TRANSIENT, values...);
   }
   template <class... Values>
   void Execute(std::string_view sql, const Values&... values) {
-    Cursor cursor = Select(sql, values...);
+    Cursor cursor(*this, Prepare(sql), SQLITE_STATIC, values...);
     while (cursor.Step()) {
     }
+  }
+  // The same for an INSERT; false, and nothing is changed, where a row has that primary key.
+  template <class... Values>
+  [[nodiscard]] bool Insert(std::string_view sql, const Values&... values) {
+    Cursor cursor(*this, Prepare(sql), SQLITE_STATIC, values...);
+    return cursor.Insert();
   }
   // The first column of the first row, 0 if there is none.
   template <class... Values>
@@ -161,6 +173,18 @@ class Database {
   [[nodiscard]] std::int64_t Changes() const { return sqlite3_changes64(handle_.get()); }
   [[nodiscard]] bool ReadOnly() const { return sqlite3_db_readonly(handle_.get(), "main") == 1; }
   [[nodiscard]] const std::string& Path() const { return path_; }
+  [[nodiscard]] sqlite3* Handle() { return handle_.get(); }
+
+  // Copies everything, as of one moment, over what `target` has.
+  void CopyTo(Database& target) {
+    sqlite3_backup* backup =
+        sqlite3_backup_init(target.handle_.get(), "main", handle_.get(), "main");
+    if (backup == nullptr) target.Check(sqlite3_extended_errcode(target.handle_.get()));
+    const int code = sqlite3_backup_step(backup, -1);
+    sqlite3_backup_finish(backup);
+    // The error of a full disk is the target's, that of a damaged page this one's.
+    if (code != SQLITE_DONE) (code == SQLITE_FULL ? target : *this).Check(code);
+  }
 
   // Ends an open transaction, if there is one, and what it wrote.
   void Rollback() noexcept {
@@ -220,6 +244,13 @@ inline bool Cursor::Step() {
   if (code == SQLITE_ROW) return true;
   if (code != SQLITE_DONE) Check(code);
   return false;
+}
+
+inline bool Cursor::Insert() {
+  const int code = sqlite3_step(statement_);
+  if (code == SQLITE_CONSTRAINT_PRIMARYKEY || code == SQLITE_CONSTRAINT_ROWID) return false;
+  if (code != SQLITE_DONE) Check(code);
+  return true;
 }
 
 inline void Cursor::Check(int code) const { database_.Check(code); }

@@ -5,11 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -21,92 +21,6 @@ namespace {
 
 namespace po = boost::program_options;
 
-struct Command {
-  const char* name;
-  int (*run)(const std::vector<std::string>&);
-  const char* usage;
-  const char* summary;
-  const char* help;
-};
-
-constexpr std::array kCommands = {
-    Command{
-        "run", Run, "[--report FILE] [daemon flags] -- COMMAND…",
-        "run a trainer and tune it while it runs",
-        R"(Uses the running attuned, or starts a private one that ends with the command. The trainer
-finds it by ATTUNE_ENDPOINT and ATTUNE_JOB in its environment. Progress goes to stderr, and at the
-end what was tried and what came of it. The exit status is the command's (127: it cannot be started).
-
-  --report FILE          write that summary as JSON
-  and every flag of attuned, for the private daemon (attuned --help), such as
-  --policy NAME          who decides
-  --windows N            slices of the job's budget, a decision after each, 2 to 10000
-
-Example: attune run --policy kmeans -- ./train --epochs 3
-)"},
-    Command{"status", ShowStatus, "[--format F]", "the daemon and its live jobs",
-            "Example: attune status --format json\n"},
-    Command{"jobs", ListJobs, "[--limit N] [--format F]", "the jobs in the history, newest first",
-            R"(  --limit N              at most so many, 0 or more (default 20)
-
-Example: attune jobs --limit 5
-)"},
-    Command{
-        "trials", ListTrials, "[--job N] [--limit N] [--format F]",
-        "the trials in the history, newest first",
-        R"(A trial is one window of a job: what was decided, by whom and why, what became of it (ack) and
-the reward of the window that followed, in nats.
-
-  --job N                of this job only
-  --limit N              at most so many, 0 or more (default 50)
-
-Example: attune trials --job 3 --format csv > trials.csv
-)"},
-    Command{"anomalies", ListAnomalies, "[--job N] [--format F]",
-            "where and since when heads attend abnormally",
-            R"(  --job N                of this job (default: the newest)
-
-Kinds: saturated (collapsed on single keys), diffuse (uniform where others are not), dormant (output
-vanished), drifting (far from its baseline).
-
-Example: attune anomalies --job 3 --format json
-)"},
-    Command{"explain", Explain, "TRIAL [--format F]",
-            "one trial: what was decided, why, and what came of it",
-            R"(  TRIAL                  its number, as attune trials lists it
-  --format csv           only the heads that changed
-
-Example: attune explain 42
-)"},
-    Command{"adjust", AdjustJob,
-            "JOB [--site NAME] [--head H] [--scale X] [--gain X] [--active-heads N]",
-            "change a live job by hand",
-            R"(  --site NAME            one site (default: all)
-  --head H               one head of the site, from 0 (default: all); not with --active-heads
-  --scale X              factor on the logits, 0.0625 to 16
-  --gain X               factor on the output, 0 to 16
-  --active-heads N       how many heads of a site are computed, 1 to all
-
-Example: attune adjust 3 --site blocks.0.attention --active-heads 2
-)"},
-    Command{"policy", Policy, "list | use NAME", "who decides: list the policies, or choose one",
-            R"(  list                   the policies and the network's lessons
-  use NAME               let NAME decide until attuned stops: auto, keep, random, kmeans, qk_clip
-                         or network
-
-Example: attune policy use keep
-)"},
-};
-
-constexpr const char* kCommonHelp = R"(
-Common flags:
-  --state-directory DIR  the daemon's store and socket (default: see attuned --help)
-  --runtime-directory DIR
-  --config FILE          configuration file of attuned
-  --format F             table, json or csv (default table)
-  --help                 this text
-)";
-
 void PrintHelp() {
   fmt::print(
       R"(attune: tune the attention of training jobs while they run, and query what was tried.
@@ -114,7 +28,8 @@ void PrintHelp() {
 Usage: attune COMMAND …
 
 )");
-  for (const Command& command : kCommands) {
+  for (const Command& command : Commands()) {
+    if (command.name.find(' ') != std::string_view::npos) continue;
     fmt::print("  {:<10} {}\n", command.name, command.summary);
   }
   fmt::print(R"(  {:<10} {}
@@ -131,31 +46,64 @@ run: the command's.
              "version", "the version, as --version");
 }
 
-po::options_description CommonFlags(bool every_knob) {
-  po::options_description common;
-  common.add_options()("config", po::value<std::string>())(
-      "format", po::value<std::string>()->default_value("table"))("help", "");
-  for (const Knob& knob : Knobs()) {
-    if (every_knob || knob.name == "state-directory" || knob.name == "runtime-directory") {
-      common.add_options()(std::string(knob.name).c_str(), po::value<std::string>());
+// The value that the words of one flag become.
+std::unique_ptr<po::value_semantic> ValueOf(const Flag& flag) {
+  const std::string fallback(flag.fallback);
+  switch (flag.kind) {
+    case Kind::kSwitch:
+      return std::make_unique<po::untyped_value>(true);
+    case Kind::kCount: {
+      std::unique_ptr<po::typed_value<std::uint64_t>> value(po::value<std::uint64_t>());
+      if (!fallback.empty()) value->default_value(std::stoull(fallback), fallback);
+      return value;
     }
+    case Kind::kReal: {
+      std::unique_ptr<po::typed_value<double>> value(po::value<double>());
+      if (!fallback.empty()) value->default_value(std::stod(fallback), fallback);
+      return value;
+    }
+    case Kind::kText:
+      break;
   }
-  return common;
+  if (flag.many) {
+    return std::unique_ptr<po::value_semantic>(po::value<std::vector<std::string>>());
+  }
+  std::unique_ptr<po::typed_value<std::string>> value(po::value<std::string>());
+  if (!fallback.empty()) value->default_value(fallback);
+  return value;
 }
 
-// Levenshtein's distance.
-std::size_t EditDistance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+po::options_description Describe(const Command& command) {
+  po::options_description description;
+  const auto add = [&](const Flag& flag) {
+    description.add_options()(std::string(flag.name).c_str(), ValueOf(flag).release());
+  };
+  std::ranges::for_each(CommonFlags(), add);
+  std::ranges::for_each(command.unnamed, add);
+  std::ranges::for_each(command.flags, add);
+  if (command.every_knob) {
+    for (const Knob& knob : Knobs()) {
+      const std::string name(knob.name);
+      if (description.find_nothrow(name, false) == nullptr) {
+        description.add_options()(name.c_str(), po::value<std::string>());
+      }
     }
   }
-  return row.back();
+  return description;
+}
+
+// A value that is none of the flag's words is refused.
+void CheckWords(const po::variables_map& values, const Flag& flag) {
+  const std::string name(flag.name);
+  if (flag.words.empty() || values.count(name) == 0) return;
+  const auto& value = values[name].as<std::string>();
+  const std::vector<std::string> words = Words(flag);
+  if (std::ranges::find(words, value) != words.end()) return;
+  std::string allowed;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    allowed += (i == 0 ? "" : i + 1 < words.size() ? ", " : " or ") + words[i];
+  }
+  throw UsageError(fmt::format("there is no {} '{}'; give {}", name, value, allowed));
 }
 
 std::string Meant(const std::string& word, const std::vector<std::string>& known) {
@@ -165,31 +113,15 @@ std::string Meant(const std::string& word, const std::vector<std::string>& known
 
 }  // namespace
 
-std::string Nearest(const std::string& word, const std::vector<std::string>& known) {
-  std::string nearest;
-  std::size_t least = word.size() / 3 + 2;  // farther away it is another word
-  for (const std::string& candidate : known) {
-    const std::size_t distance = EditDistance(word, candidate);
-    if (distance < least) {
-      least = distance;
-      nearest = candidate;
-    }
-  }
-  return nearest;
-}
+namespace {
 
-Arguments Parse(const std::vector<std::string>& words, const po::options_description& flags,
-                const std::vector<std::string>& unnamed, bool every_knob) {
-  po::options_description all = CommonFlags(every_knob);
-  all.add(flags);
-  po::positional_options_description positions;
-  for (const std::string& name : unnamed) positions.add(name.c_str(), 1);
-
+Arguments Read(const std::vector<std::string>& words, const po::options_description& all,
+               const po::positional_options_description& positions) {
   Arguments arguments;
   std::vector<std::string> knob_words;
   try {
     // The conversion to an unsigned number would take -1 for a very large one.
-    const auto negative = std::ranges::find_if(words, [](const std::string& word) {
+    const auto negative = std::ranges::find_if(words, [&](const std::string& word) {
       const std::size_t value = word.starts_with("--") ? word.find('=') + 1 : 0;
       return word.size() > value + 1 && word[value] == '-' &&
              std::isdigit(static_cast<unsigned char>(word[value + 1])) != 0;
@@ -218,19 +150,39 @@ Arguments Parse(const std::vector<std::string>& words, const po::options_descrip
   } catch (const po::error& error) {
     throw UsageError(fmt::format("{}; see --help", error.what()));
   }
+  for (const Flag& flag : CommonFlags()) CheckWords(arguments.own, flag);
   std::optional<std::filesystem::path> configuration;
   if (arguments.Has("config")) configuration = arguments.Get<std::string>("config");
   arguments.options = ParseOptions(knob_words, configuration);
   arguments.paths = Paths::Find(arguments.options);
   const auto format = arguments.Get<std::string>("format");
-  if (format == "json") {
-    arguments.format = Format::kJson;
-  } else if (format == "csv") {
-    arguments.format = Format::kCsv;
-  } else if (format != "table") {
-    throw UsageError(fmt::format("there is no format '{}'; give table, json or csv", format));
-  }
+  if (format == "json") arguments.format = Format::kJson;
+  if (format == "jsonl") arguments.format = Format::kJsonLines;
+  if (format == "csv") arguments.format = Format::kCsv;
   return arguments;
+}
+
+}  // namespace
+
+Arguments Parse(std::string_view name, const std::vector<std::string>& words) {
+  const Command& command = *FindCommand(name);
+  po::positional_options_description positions;
+  for (const Flag& flag : command.unnamed) {
+    positions.add(std::string(flag.name).c_str(), flag.many ? -1 : 1);
+  }
+  Arguments arguments = Read(words, Describe(command), positions);
+  for (const Flag& flag : command.flags) CheckWords(arguments.own, flag);
+  for (const Flag& flag : command.unnamed) CheckWords(arguments.own, flag);
+  return arguments;
+}
+
+Arguments Parse(const std::vector<std::string>& words, const po::options_description& flags,
+                const std::vector<std::string>& unnamed) {
+  po::options_description all = Describe({});
+  all.add(flags);
+  po::positional_options_description positions;
+  for (const std::string& name : unnamed) positions.add(name.c_str(), 1);
+  return Read(words, all, positions);
 }
 
 int Print(const Table& table, Format format, const std::string& empty) {
@@ -265,10 +217,11 @@ int Main(const std::vector<std::string>& words) {
     fmt::print("attune {}\n", ATTUNE_VERSION);
     return kOk;
   }
-  const auto* command = std::ranges::find(kCommands, words[0], &Command::name);
-  if (command == kCommands.end()) {
+  if (words[0] == "man") return PrintManPage({words.begin() + 1, words.end()});
+  const Command* command = FindCommand(words[0]);
+  if (command == nullptr) {
     std::vector<std::string> names;
-    for (const Command& known : kCommands) names.emplace_back(known.name);
+    for (const Command& known : Commands()) names.emplace_back(known.name);
     fmt::print(stderr, "attune: there is no command '{}'; {}see attune --help\n", words[0],
                Meant(words[0], names));
     return kUsage;
@@ -277,8 +230,9 @@ int Main(const std::vector<std::string>& words) {
   // Words behind -- are another program's.
   const auto own_end = std::ranges::find(rest, "--");
   if (std::find(rest.begin(), own_end, "--help") != own_end) {
-    fmt::print("attune {}: {}\n\nUsage: attune {} {}\n\n{}{}", command->name, command->summary,
-               command->name, command->usage, command->help, kCommonHelp);
+    const Command* verb =
+        rest.empty() ? nullptr : FindCommand(fmt::format("{} {}", words[0], rest[0]));
+    fmt::print("{}", Help(verb != nullptr ? *verb : *command));
     return kOk;
   }
   try {

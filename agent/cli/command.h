@@ -2,13 +2,19 @@
 #pragma once
 
 #include <boost/program_options.hpp>
+#include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
+#include "agent/cli/commands.h"
 #include "agent/cli/table.h"
 #include "agent/options.h"
 #include "agent/paths.h"
+#include "store/filter.h"
 #include "store/store.h"
 
 namespace attune::cli {
@@ -26,7 +32,7 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A command's arguments: its own flags, those that all have, and at most one unnamed argument.
+// A command's arguments: its own flags and unnamed words, and the flags that all have.
 struct Arguments {
   boost::program_options::variables_map own;
   Options options;
@@ -34,23 +40,34 @@ struct Arguments {
   Format format = Format::kTable;
 
   [[nodiscard]] bool Has(const char* flag) const { return own.count(flag) > 0; }
+  // The value of a flag that is there: std::string of kText, any unsigned number of kCount, any
+  // real of kReal, std::vector<std::string> of one that takes many words. Throws UsageError for a
+  // number that T cannot hold.
   template <typename T>
   [[nodiscard]] T Get(const char* flag) const {
-    return own[flag].as<T>();
+    if constexpr (std::is_integral_v<T>) {
+      const auto value = own[flag].as<std::uint64_t>();
+      if (value > std::numeric_limits<T>::max()) {
+        throw UsageError("--" + std::string(flag) + " " + std::to_string(value) +
+                         " is too large; see --help");
+      }
+      return static_cast<T>(value);
+    } else if constexpr (std::is_floating_point_v<T>) {
+      return static_cast<T>(own[flag].as<double>());
+    } else {
+      return own[flag].as<T>();
+    }
   }
 };
 
-// `words` are a command's words behind its name; `flags` its own flags, `unnamed` the names of the
-// flags that its unnamed words fill in order; no flag takes a negative number. With `every_knob`,
-// the daemon's knobs are flags too. Throws UsageError, naming the flag that was perhaps meant, or
-// OptionsError.
+// `words` are those behind the name of the command, whose row of the table (commands.h) says which
+// flags it has; no flag takes a negative number. Throws UsageError, naming the flag that was
+// perhaps meant, or OptionsError.
+[[nodiscard]] Arguments Parse(std::string_view command, const std::vector<std::string>& words);
+// The same by flags that are not in the table.
 [[nodiscard]] Arguments Parse(const std::vector<std::string>& words,
                               const boost::program_options::options_description& flags,
-                              const std::vector<std::string>& unnamed = {},
-                              bool every_knob = false);
-
-// Of `known`, the word nearest to `word` by edit distance, if it is near; else empty.
-[[nodiscard]] std::string Nearest(const std::string& word, const std::vector<std::string>& known);
+                              const std::vector<std::string>& unnamed);
 
 // Prints in the asked-for format, cut to the terminal if there is one. Returns kNothing for an
 // empty table (saying `empty` on stderr where people read), else kOk.
@@ -70,5 +87,16 @@ int ListAnomalies(const std::vector<std::string>& words);
 int Explain(const std::vector<std::string>& words);
 int AdjustJob(const std::vector<std::string>& words);
 int Policy(const std::vector<std::string>& words);
+int Sql(const std::vector<std::string>& words);
+int CompareJobs(const std::vector<std::string>& words);
+int Import(const std::vector<std::string>& words);
+int Merge(const std::vector<std::string>& words);
+int Prune(const std::vector<std::string>& words);
+int Backup(const std::vector<std::string>& words);
+int Check(const std::vector<std::string>& words);
+int Completion(const std::vector<std::string>& words);
+
+// `attune man attune|attuned`, for the build: the man page in roff. Not among the commands.
+int PrintManPage(const std::vector<std::string>& words);
 
 }  // namespace attune::cli

@@ -12,7 +12,6 @@
 namespace attune::cli {
 namespace {
 
-namespace po = boost::program_options;
 using namespace std::chrono_literals;
 
 template <typename Answer>
@@ -50,7 +49,7 @@ std::optional<T> Optional(const Arguments& arguments, const char* flag) {
 }  // namespace
 
 int ShowStatus(const std::vector<std::string>& words) {
-  const Arguments arguments = Parse(words, {});
+  const Arguments arguments = Parse("status", words);
   const auto status = AskDaemon<Status>(arguments.paths, StatusRequest{});
   Table table({"job", "name", "progress", "step", "loss", "imbalance", "active_heads", "heads",
                "trials", "dropped", "last_decider", "last_action"});
@@ -86,11 +85,7 @@ int ShowStatus(const std::vector<std::string>& words) {
 }
 
 int AdjustJob(const std::vector<std::string>& words) {
-  po::options_description flags;
-  flags.add_options()("job", po::value<std::uint64_t>())("site", po::value<std::string>())(
-      "head", po::value<std::uint32_t>())("scale", po::value<float>())("gain", po::value<float>())(
-      "active-heads", po::value<std::uint32_t>());
-  const Arguments arguments = Parse(words, flags, {"job"});
+  const Arguments arguments = Parse("adjust", words);
   if (!arguments.Has("job")) throw UsageError("which job? see attune status");
   Adjust adjust;
   adjust.job = arguments.Get<std::uint64_t>("job");
@@ -111,17 +106,12 @@ int AdjustJob(const std::vector<std::string>& words) {
 }
 
 int Policy(const std::vector<std::string>& words) {
-  po::options_description flags;
-  flags.add_options()("verb", po::value<std::string>())("name", po::value<std::string>());
-  const Arguments arguments = Parse(words, flags, {"verb", "name"});
+  const Arguments arguments = Parse("policy", words);
   const std::string verb = Optional<std::string>(arguments, "verb").value_or("list");
   if (verb == "use") {
     if (!arguments.Has("name")) throw UsageError("use which policy? see attune policy list");
     return PrintReply(
         AskDaemon<Reply>(arguments.paths, UsePolicy{arguments.Get<std::string>("name")}));
-  }
-  if (verb != "list") {
-    throw UsageError(fmt::format("policy can list and use, not '{}'", verb));
   }
   Table table({"name", "version", "created", "trials", "path", "provenance"});
   for (const char* rule : {"keep", "random", "kmeans", "qk_clip"}) {

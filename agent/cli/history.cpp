@@ -1,220 +1,115 @@
-// jobs, trials, anomalies, explain: what needs only the store.
+// jobs, trials, anomalies, sql: questions to the history.
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
+#include <chrono>
+#include <sstream>
+#include <utility>
 
 #include "agent/cli/command.h"
-#include "agent/tracker.h"
+#include "store/query.h"
 
 namespace attune::cli {
 namespace {
 
-namespace po = boost::program_options;
 using nlohmann::json;
 
-json OrNull(const std::optional<double>& value) { return value ? json(*value) : json(); }
-
-float Feature(const State& state, std::size_t head, std::string_view name) {
-  const auto found = std::ranges::find(kTokenFeatureNames, name);
-  return state
-      .tokens[head * kTokenFeatures + static_cast<std::size_t>(found - kTokenFeatureNames.begin())];
-}
-
-std::string Features(const State& state, std::size_t head) {
-  std::string text;
-  for (const std::string_view name : kTokenFeatureNames) {
-    text += fmt::format("{}{} {:.3g}", text.empty() ? "" : ", ", name, Feature(state, head, name));
+std::vector<std::string> Split(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) {
+    part.erase(0, part.find_first_not_of(' '));
+    part.erase(part.find_last_not_of(' ') + 1);
+    parts.push_back(std::move(part));
   }
-  return text;
+  return parts;
 }
 
-// The setting that was in force when the trial was decided: that of the job's trial before it which
-// came into force, and over it the scales and active heads that the trial's own state has seen.
-Setting Before(const Store& store, const Trial& trial) {
-  Setting before = Setting::Neutral(trial.setting.active.size());
-  if (trial.action) before.gain = trial.setting.gain;  // policies leave gains alone
-  for (const TrialRow& row : store.Trials(trial.job, trial.id)) {
-    if (row.id < trial.id &&
-        (row.status == AckStatus::kApplied || row.status == AckStatus::kNone)) {
-      before = store.FindTrial(row.id)->setting;
-      break;
+Table ToTable(const Page& page) {
+  Table table(page.columns);
+  for (const auto& row : page.rows) {
+    std::vector<json> cells;
+    for (const Cell& cell : row) {
+      cells.push_back(std::visit(
+          [](const auto& content) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(content)>, std::monostate>) {
+              return json();
+            } else {
+              return json(content);
+            }
+          },
+          cell));
     }
+    table.Add(std::move(cells));
   }
-  bool is_measured = false;  // not so before the job's first window is full
-  for (std::size_t head = 0; head < before.active.size(); ++head) {
-    is_measured |= Feature(trial.state, head, "active") > 0.5F;
+  return table;
+}
+
+int List(Listing listing, const Arguments& arguments, std::uint64_t job, const std::string& empty) {
+  const auto text = [&](const char* flag) {
+    return arguments.Has(flag) ? arguments.Get<std::string>(flag) : std::string();
+  };
+  Query query;
+  query.listing = listing;
+  query.where = text("where");
+  query.job = job;
+  query.sort = Split(text("sort"));
+  query.limit = arguments.Get<std::size_t>("limit");
+  query.after = text("after");
+  query.group_by = Split(text("group-by"));
+  query.show = Split(text("show"));
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  History history(arguments.paths.Store());
+  Page page;
+  try {
+    page = history.Select(query, now);
+  } catch (const FilterError& error) {
+    throw UsageError(error.what());
   }
-  for (std::size_t head = 0; is_measured && head < before.active.size(); ++head) {
-    before.active[head] = Feature(trial.state, head, "active") > 0.5F ? 1 : 0;
-    // Scales are seen through a logarithm: what differs by its rounding only is the same.
-    const float scale = std::pow(16.0F, Feature(trial.state, head, "scale"));
-    const float asked = trial.setting.scale[head];
-    before.scale[head] = std::abs(scale - asked) <= 1e-3F * scale ? asked : scale;
-  }
-  return before;
+  const int status = Print(ToTable(page), arguments.format, empty);
+  if (!page.next.empty()) fmt::print(stderr, "there are more: --after {}\n", page.next);
+  return status;
 }
 
 }  // namespace
 
 int ListJobs(const std::vector<std::string>& words) {
-  po::options_description flags;
-  flags.add_options()("limit", po::value<std::size_t>()->default_value(20));
-  const Arguments arguments = Parse(words, flags);
-  const Store store = OpenHistory(arguments.paths);
-  Table table({"job", "name", "outcome", "started", "steps", "compute_seconds", "loss",
-               "validation_loss", "trials", "sites", "heads", "seed"});
-  for (const JobRecord& job : store.Jobs(arguments.Get<std::size_t>("limit"))) {
-    table.Add({job.id, job.spec.name, Name(job.outcome), UtcTime(job.started), job.steps,
-               job.compute_seconds, OrNull(job.loss), OrNull(job.validation_loss), job.trials,
-               job.spec.topology.sites.size(), job.spec.topology.Heads(), job.spec.seed});
-  }
-  return Print(table, arguments.format, "no job yet; start one with attune run");
+  const Arguments arguments = Parse("jobs", words);
+  return List(Listing::kJobs, arguments, arguments.Get<std::uint64_t>("job"),
+              "no job found; start one with attune run");
 }
 
 int ListTrials(const std::vector<std::string>& words) {
-  po::options_description flags;
-  flags.add_options()("job", po::value<std::uint64_t>()->default_value(0))(
-      "limit", po::value<std::size_t>()->default_value(50));
-  const Arguments arguments = Parse(words, flags);
-  const Store store = OpenHistory(arguments.paths);
-  Table table({"trial", "job", "window", "step", "loss", "imbalance", "active_heads", "decider",
-               "ack", "ack_step", "reward", "why"});
-  for (const TrialRow& trial :
-       store.Trials(arguments.Get<std::uint64_t>("job"), arguments.Get<std::size_t>("limit"))) {
-    table.Add({trial.id, trial.job, trial.window, trial.step, trial.loss, trial.imbalance,
-               trial.active_heads, trial.decider, Name(trial.status),
-               trial.status == AckStatus::kNone ? json() : json(trial.ack_step),
-               OrNull(trial.reward),
-               trial.ack_why.empty() ? trial.why : trial.why + " (" + trial.ack_why + ")"});
-  }
-  return Print(table, arguments.format, "no trial found; see attune jobs");
+  const Arguments arguments = Parse("trials", words);
+  return List(Listing::kTrials, arguments, arguments.Get<std::uint64_t>("job"),
+              "no trial found; see attune jobs");
 }
 
 int ListAnomalies(const std::vector<std::string>& words) {
-  po::options_description flags;
-  flags.add_options()("job", po::value<std::uint64_t>());
-  const Arguments arguments = Parse(words, flags);
-  const Store store = OpenHistory(arguments.paths);
-  const std::uint64_t id =
-      arguments.Has("job") ? arguments.Get<std::uint64_t>("job") : store.LastJobId();
-  const auto job = store.FindJob(id);
-  if (!job) {
-    fmt::print(stderr, "attune: there is no job {}; see attune jobs\n", id);
-    return kNothing;
+  const Arguments arguments = Parse("anomalies", words);
+  auto job = arguments.Get<std::uint64_t>("job");
+  if (job != 0 || (!arguments.Has("where") && !arguments.Has("group-by"))) {
+    const Store store = OpenHistory(arguments.paths);
+    if (job == 0) job = store.LastJobId();
+    if (!store.FindJob(job)) {
+      fmt::print(stderr, "attune: there is no job {}; see attune jobs\n", job);
+      return kNothing;
+    }
   }
-  Table table({"job", "site", "head", "kind", "first_step", "last_step", "severity"});
-  for (const Anomaly& anomaly : store.Anomalies(id)) {
-    table.Add({id, job->spec.topology.sites[anomaly.site].name, anomaly.head, Name(anomaly.kind),
-               anomaly.first_step, anomaly.last_step, anomaly.severity});
-  }
-  return Print(table, arguments.format,
-               fmt::format("job {} '{}': no anomaly found", id, job->spec.name));
+  return List(Listing::kAnomalies, arguments, job, "no anomaly found");
 }
 
-int Explain(const std::vector<std::string>& words) {
-  po::options_description flags;
-  flags.add_options()("trial", po::value<std::uint64_t>());
-  const Arguments arguments = Parse(words, flags, {"trial"});
-  if (!arguments.Has("trial")) throw UsageError("which trial? see attune trials");
-  const Store store = OpenHistory(arguments.paths);
-  const auto id = arguments.Get<std::uint64_t>("trial");
-  const auto trial = store.FindTrial(id);
-  if (!trial) {
-    fmt::print(stderr, "attune: there is no trial {}; see attune trials\n", id);
-    return kNothing;
+int Sql(const std::vector<std::string>& words) {
+  const Arguments arguments = Parse("sql", words);
+  if (!arguments.Has("query"))
+    throw UsageError("give a question, such as 'SELECT * FROM history_jobs'");
+  History history(arguments.paths.Store());
+  try {
+    return Print(ToTable(history.Sql(arguments.Get<std::string>("query"))), arguments.format,
+                 "no row");
+  } catch (const FilterError& error) {
+    throw UsageError(error.what());
   }
-  const auto job = store.FindJob(trial->job);
-  const Topology& topology = job->spec.topology;
-  const Setting before =
-      trial->acknowledgement.status == AckStatus::kNone ? trial->setting : Before(store, *trial);
-  const std::string change = DescribeChange(topology, before, trial->setting);
-  const auto offsets = topology.SiteOffsets();
-
-  Table heads({"site", "head", "active_before", "active_after", "scale_before", "scale_after",
-               "gain_before", "gain_after"});
-  std::vector<std::pair<std::string, std::size_t>> changed;
-  for (std::size_t site = 0; site < topology.sites.size(); ++site) {
-    const std::string& name = topology.sites[site].name;
-    for (std::size_t head = offsets[site]; head < offsets[site + 1]; ++head) {
-      if (before.active[head] == trial->setting.active[head] &&
-          before.scale[head] == trial->setting.scale[head] &&
-          before.gain[head] == trial->setting.gain[head]) {
-        continue;
-      }
-      heads.Add({name, head - offsets[site], before.active[head], trial->setting.active[head],
-                 before.scale[head], trial->setting.scale[head], before.gain[head],
-                 trial->setting.gain[head]});
-      changed.emplace_back(fmt::format("{} head {}", name, head - offsets[site]), head);
-    }
-  }
-  const Acknowledgement& ack = trial->acknowledgement;
-  if (arguments.format == Format::kCsv) {
-    fmt::print("{}", heads.Render(Format::kCsv));
-    return kOk;
-  }
-  if (arguments.format == Format::kJson) {
-    json list = json::parse(heads.Render(Format::kJson));
-    for (std::size_t row = 0; row < changed.size(); ++row) {
-      for (const std::string_view name : kTokenFeatureNames) {
-        list[row]["state"][std::string(name)] = Feature(trial->state, changed[row].second, name);
-      }
-    }
-    const json object = {
-        {"trial", trial->id},
-        {"job", job->id},
-        {"job_name", job->spec.name},
-        {"window", trial->window},
-        {"step", trial->step},
-        {"loss", trial->loss},
-        {"imbalance", trial->imbalance},
-        {"decider", trial->decider},
-        {"why", trial->why},
-        {"policy_version", trial->policy_version},
-        {"log_probability", trial->log_probability},
-        {"ack", Name(ack.status)},
-        {"ack_step", ack.status == AckStatus::kNone ? json() : json(ack.step)},
-        {"ack_why", ack.why},
-        {"reward", OrNull(trial->reward)},
-        {"changed_heads", list},
-    };
-    fmt::print("{}\n", object.dump(2, ' ', false, json::error_handler_t::replace));
-    return kOk;
-  }
-
-  fmt::print("trial {} · job {} '{}' · window {} · step {}\n", trial->id, job->id, job->spec.name,
-             trial->window, trial->step);
-  fmt::print("loss {:.4g} · imbalance {:.3g}\n\n", trial->loss, trial->imbalance);
-  fmt::print("{} decided: {}{}\nbecause: {}\n", Printable(trial->decider),
-             trial->decider == "governor" ? "to take an action back: " : "",
-             change.empty() ? "to keep everything as it is" : change, Printable(trial->why));
-  if (trial->log_probability != 0) {
-    fmt::print("probability of this choice: e^{:.2f} (policy version {})\n", trial->log_probability,
-               trial->policy_version);
-  }
-  switch (ack.status) {
-    case AckStatus::kNone:
-      fmt::print("trainer: nothing was asked of it\n");
-      break;
-    case AckStatus::kPending:
-      fmt::print("trainer: has not answered yet\n");
-      break;
-    default:
-      fmt::print("trainer: {} at step {}{}{}\n", Name(ack.status), ack.step,
-                 ack.why.empty() ? "" : ": ", Printable(ack.why));
-  }
-  if (trial->reward) {
-    fmt::print("came of it: {:+.4f} nats in the window that followed\n", *trial->reward);
-  } else {
-    fmt::print("came of it: not known yet\n");
-  }
-  if (!heads.Empty()) {
-    fmt::print("\n{}\nwhat was seen of these heads:\n", heads.Render(Format::kTable));
-    for (const auto& [name, head] : changed) {
-      fmt::print("  {}: {}\n", name, Features(trial->state, head));
-    }
-  }
-  return kOk;
 }
 
 }  // namespace attune::cli

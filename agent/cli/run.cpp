@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,21 +16,18 @@
 #include <optional>
 #include <random>
 
+#include "agent/child.h"
 #include "agent/cli/command.h"
 #include "agent/cli/progress.h"
-#include "agent/client.h"
 
 namespace attune::cli {
 namespace {
 
-namespace po = boost::program_options;
 namespace fs = std::filesystem;
 using nlohmann::json;
 using namespace std::chrono_literals;
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr auto kAnswerTime = 200ms;
-constexpr auto kStartTime = 20s;    // a daemon with LibTorch starts in about one
 constexpr auto kFarewellTime = 3s;  // for the job's end to reach the store
 constexpr auto kHelloTime = 300ms;  // for its beginning, of a command that ended at once
 constexpr auto kLook = 500ms;       // between two looks at the job
@@ -70,142 +65,11 @@ class ForwardSignals {
   struct sigaction before_term_ {};
 };
 
-// A child process with the given extra environment; its output where ours goes, or into `log`.
-class Child {
- public:
-  // Throws std::system_error if the program cannot be started.
-  Child(const std::vector<std::string>& words, const std::map<std::string, std::string>& variables,
-        const fs::path& log = {}) {
-    std::vector<std::string> environment;
-    for (char** variable = environ; *variable != nullptr; ++variable) {
-      const std::string text = *variable;
-      if (variables.count(text.substr(0, text.find('='))) == 0) environment.push_back(text);
-    }
-    for (const auto& [name, value] : variables) environment.push_back(name + "=" + value);
-    std::vector<char*> argv;
-    for (const auto& word : words) argv.push_back(const_cast<char*>(word.c_str()));
-    argv.push_back(nullptr);
-    std::vector<char*> envp;
-    for (const auto& variable : environment) envp.push_back(const_cast<char*>(variable.c_str()));
-    envp.push_back(nullptr);
-
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    if (!log.empty()) {
-      posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-      posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-      posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(),
-                                       O_WRONLY | O_CREAT | O_TRUNC, 0600);
-      // A group of its own: the terminal's INT is for the trainer, not for the daemon.
-      posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-    }
-    const int error =
-        posix_spawnp(&process_, argv[0], &actions, &attributes, argv.data(), envp.data());
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    if (error != 0) throw std::system_error(error, std::generic_category(), words[0]);
-  }
-  // A child that was not waited for is asked to end.
-  ~Child() {
-    if (!status_) {
-      kill(process_, SIGTERM);
-      Wait();
-    }
-  }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-
-  [[nodiscard]] pid_t Id() const { return process_; }
-  [[nodiscard]] bool Ended() {
-    int status = 0;
-    if (!status_ && waitpid(process_, &status, WNOHANG) == process_) status_ = status;
-    return status_.has_value();
-  }
-  // The exit status, 128 + signal if it was killed.
-  int Wait() {
-    int status = 0;
-    while (!status_) {
-      if (waitpid(process_, &status, 0) == process_) {
-        status_ = status;
-      } else if (errno != EINTR) {
-        status_ = 0;
-      }
-    }
-    return WIFEXITED(*status_) ? WEXITSTATUS(*status_) : 128 + WTERMSIG(*status_);
-  }
-
- private:
-  pid_t process_ = 0;
-  std::optional<int> status_;
-};
-
 void Pause(std::chrono::milliseconds time) { poll(nullptr, 0, static_cast<int>(time.count())); }
 
 std::string RandomKey() {
   std::random_device device;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", device(), device(), device(), device());
-}
-
-std::optional<Status> AskStatus(const Paths& paths) {
-  const auto answer = Ask(paths.Endpoint(), StatusRequest{}, kAnswerTime);
-  if (!answer || !std::holds_alternative<Status>(*answer)) return std::nullopt;
-  return std::get<Status>(*answer);
-}
-
-std::string LastLine(const fs::path& file) {
-  std::ifstream stream(file);
-  std::string line;
-  std::string last;
-  while (std::getline(stream, line)) {
-    if (!line.empty()) last = line;
-  }
-  return last;
-}
-
-// attuned beside this program, else in the PATH.
-std::string DaemonProgram() {
-  std::error_code error;
-  const fs::path own = fs::read_symlink("/proc/self/exe", error);
-  const fs::path beside = own.parent_path() / "attuned";
-  return !error && fs::exists(beside) ? beside.string() : "attuned";
-}
-
-// A daemon of our own, once it answers or a signal came. Throws std::runtime_error with its last
-// words if it ends before.
-std::unique_ptr<Child> StartDaemon(const Arguments& arguments) {
-  arguments.paths.Create();
-  std::vector<std::string> words = {DaemonProgram()};
-  if (arguments.Has("config")) {
-    words.insert(words.end(), {"--config", arguments.Get<std::string>("config")});
-  }
-  for (const Knob& knob : Knobs()) {
-    const std::string name(knob.name);
-    if (arguments.Has(name.c_str())) {
-      words.push_back("--" + name + "=" + arguments.Get<std::string>(name.c_str()));
-    }
-  }
-  const fs::path log = arguments.paths.state / "attuned.err";
-  std::unique_ptr<Child> daemon;
-  try {
-    daemon = std::make_unique<Child>(words, std::map<std::string, std::string>{}, log);
-  } catch (const std::system_error& error) {
-    throw std::runtime_error(fmt::format("cannot start {}: {}; put it beside attune or in the PATH",
-                                         words[0], error.code().message()));
-  }
-  const auto deadline = SteadyClock::now() + kStartTime;
-  while (!AskStatus(arguments.paths)) {
-    if (daemon->Ended()) throw std::runtime_error("attuned did not start: " + LastLine(log));
-    if (interrupted != 0) return daemon;  // told by the caller, who ends it
-    if (SteadyClock::now() > deadline) {
-      throw std::runtime_error(fmt::format("attuned does not answer at {}; see {}",
-                                           arguments.paths.Endpoint(),
-                                           arguments.paths.Log().string()));
-    }
-    Pause(20ms);
-  }
-  return daemon;
 }
 
 // Flags for a private daemon do nothing to one that runs already.
@@ -401,9 +265,7 @@ int Run(const std::vector<std::string>& words) {
   if (command.empty()) {
     throw UsageError("run what? give the command behind --, as in: attune run -- ./train");
   }
-  po::options_description flags;
-  flags.add_options()("report", po::value<std::string>());
-  const Arguments arguments = Parse({words.begin(), separator}, flags, {}, true);
+  const Arguments arguments = Parse("run", {words.begin(), separator});
   std::ofstream report;
   if (arguments.Has("report")) {  // before hours of training, not after them
     const auto file = arguments.Get<std::string>("report");
@@ -416,7 +278,19 @@ int Run(const std::vector<std::string>& words) {
   if (AskStatus(arguments.paths)) {
     WarnOfUnusedFlags(arguments);
   } else {
-    daemon = StartDaemon(arguments);
+    std::vector<std::string> daemon_flags;
+    if (!arguments.Has("linger"))
+      daemon_flags.emplace_back("--linger=60");  // should this be killed
+    if (arguments.Has("config")) {
+      daemon_flags.insert(daemon_flags.end(), {"--config", arguments.Get<std::string>("config")});
+    }
+    for (const Knob& knob : Knobs()) {
+      const std::string name(knob.name);
+      if (arguments.Has(name.c_str())) {
+        daemon_flags.push_back("--" + name + "=" + arguments.Get<std::string>(name.c_str()));
+      }
+    }
+    daemon = StartDaemon(arguments.paths, daemon_flags, [] { return interrupted != 0; });
   }
 
   if (interrupted != 0) throw std::runtime_error("interrupted before the command was started");
@@ -439,9 +313,9 @@ int Run(const std::vector<std::string>& words) {
 
   // From here on the exit status is settled: a summary that fails is said so and nothing else.
   try {
+    AwaitEnd(OpenHistory(arguments.paths), key);
+    daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);
-    AwaitEnd(store, key);
-    daemon.reset();  // it has stored everything when it ends
     if (const auto summary = Summarise(store, key)) {
       Tell(*summary);
       if (report.is_open()) WriteReport(*summary, report);

@@ -60,14 +60,21 @@ std::string Cut(std::string_view text, std::size_t width) {
 
 std::string Table::Render(Format format, std::size_t width) const {
   if (format == Format::kTable) return RenderTable(width);
-  if (format == Format::kJson) {
+  if (format == Format::kJson || format == Format::kJsonLines) {
     json list = json::array();
+    std::string lines;
     for (const auto& row : rows_) {
       json object;
       for (std::size_t c = 0; c < columns_.size(); ++c) object[columns_[c]] = row[c];
-      list.push_back(std::move(object));
+      if (format == Format::kJsonLines) {
+        lines += object.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+      } else {
+        list.push_back(std::move(object));
+      }
     }
-    return list.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+    return format == Format::kJsonLines
+               ? lines
+               : list.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
   }
   std::string text;
   const auto add_line = [&](const auto& cells, const auto& to_text) {

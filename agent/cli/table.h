@@ -1,4 +1,4 @@
-// One list, three forms: a table for people, JSON and CSV for programs.
+// One list, in forms for people and for programs.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -8,7 +8,7 @@
 
 namespace attune::cli {
 
-enum class Format { kTable, kJson, kCsv };
+enum class Format { kTable, kJson, kJsonLines, kCsv };
 
 // Rows of cells: null, number or text. Independent of the locale.
 class Table {
@@ -20,7 +20,8 @@ class Table {
   [[nodiscard]] bool Empty() const { return rows_.empty(); }
 
   // kTable: aligned, reals to four digits, `width` columns of the terminal at most (0: any; longer
-  // lines are cut). kJson: an array of objects. kCsv: RFC 4180 with a heading.
+  // lines are cut). kJson: an array of objects. kJsonLines: an object a line. kCsv: RFC 4180 with a
+  // heading.
   [[nodiscard]] std::string Render(Format format, std::size_t width = 0) const;
 
  private:

@@ -1,13 +1,18 @@
 // The daemon's loop in this process, with real sockets and a real store.
 #include "agent/daemon.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <thread>
 #include <zmq.hpp>
 
 #include "agent/client.h"
+#include "agent/keys.h"
 #include "collectors/codec.h"
 #include "collectors/probe.h"
 #include "store/store.h"
@@ -22,8 +27,9 @@ using namespace std::chrono_literals;
 
 class Running {
  public:
-  explicit Running(const std::filesystem::path& directory, const std::string& policy = "keep")
-      : options_(Make(directory, policy)),
+  explicit Running(const std::filesystem::path& directory, const std::string& policy = "keep",
+                   const std::string& listen = "")
+      : options_(Make(directory, policy, listen)),
         paths_(Paths::Find(options_)),
         daemon_(options_, paths_, nullptr, [this] { return options_; }),
         thread_([this] { daemon_.Run(); }) {}
@@ -41,11 +47,13 @@ class Running {
   [[nodiscard]] Store History() const { return {paths_.Store(), Store::Mode::kReadOnly}; }
 
  private:
-  static Options Make(const std::filesystem::path& directory, const std::string& policy) {
+  static Options Make(const std::filesystem::path& directory, const std::string& policy,
+                      const std::string& listen) {
     Options options;
     options.state_directory = directory.string();
     options.windows = 10;
     options.policy = policy;
+    options.listen = listen;
     return options;
   }
   Options options_;
@@ -72,10 +80,14 @@ class Trainer {
   void SayBytes(const std::string& bytes) {
     socket_.send(zmq::buffer(bytes), zmq::send_flags::none);
   }
-  template <typename T>
-  T Hear() {
+  zmq::message_t Receive() {
     zmq::message_t frame;
     REQUIRE(socket_.recv(frame));
+    return frame;
+  }
+  template <typename T>
+  T Hear() {
+    const zmq::message_t frame = Receive();
     Message message = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
     INFO("heard message type " << message.index());
     REQUIRE(std::holds_alternative<T>(message));
@@ -86,6 +98,99 @@ class Trainer {
   zmq::context_t context_{1};
   zmq::socket_t socket_{context_, zmq::socket_type::dealer};
 };
+
+// A port of this host that nobody listens at.
+std::string FreeAddress() {
+  zmq::context_t context(1);
+  zmq::socket_t socket(context, zmq::socket_type::rep);
+  socket.bind("tcp://127.0.0.1:*");
+  return socket.get(zmq::sockopt::last_endpoint);
+}
+
+TEST_CASE("a trainer of another host is welcomed with the daemon's keys, and no other is let in") {
+  const auto directory = TemporaryDirectory();
+  const std::string address = FreeAddress();
+  const Running daemon(directory, "keep", address);
+  const auto keys = Keys::Load(directory / "attuned.keys");
+  CHECK((std::filesystem::status(directory / "attuned.keys").permissions() &
+         std::filesystem::perms::others_read) == std::filesystem::perms::none);
+
+  const Hello hello = test::SmallJob();
+  ProbeOptions options;
+  options.endpoint = address;
+  CHECK_THROWS_WITH(Probe(options, hello.job, hello.setting), Contains("ATTUNE_KEYS"));
+  options.keys = keys.ForTrainers();
+  {
+    Probe probe(options, hello.job, hello.setting);
+    while (!daemon.History().FindJob(1)) static_cast<void>(probe.Poll(1));
+    probe.Finish(Outcome::kFinished, 1, 0.5, 2.0);
+  }
+  while (daemon.History().FindJob(1)->outcome != Outcome::kFinished) std::this_thread::yield();
+
+  // A stranger knows where the daemon is and even its public key, and has keys of its own.
+  zmq::context_t context(1);
+  zmq::socket_t stranger(context, zmq::socket_type::dealer);
+  zmq::socket_t events(context, zmq::socket_type::pair);
+  std::array<char, 41> public_key{};
+  std::array<char, 41> secret_key{};
+  REQUIRE(zmq_curve_keypair(public_key.data(), secret_key.data()) == 0);
+  stranger.set(zmq::sockopt::linger, 0);
+  stranger.set(zmq::sockopt::curve_serverkey, keys.daemon.public_key);
+  stranger.set(zmq::sockopt::curve_publickey, std::string(public_key.data()));
+  stranger.set(zmq::sockopt::curve_secretkey, std::string(secret_key.data()));
+  REQUIRE(zmq_socket_monitor(stranger.handle(), "inproc://events",
+                             ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
+                                 ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                                 ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL) == 0);
+  events.connect("inproc://events");
+  stranger.connect(address);
+  zmq::message_t event;
+  REQUIRE(events.recv(event));
+  std::uint16_t number = 0;
+  std::memcpy(&number, event.data(), sizeof(number));
+  CHECK(number == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH);
+}
+
+TEST_CASE("a damaged file of keys is refused with what to do") {
+  const auto directory = TemporaryDirectory();
+  std::ofstream(directory / "attuned.keys") << "half a key";
+  CHECK_THROWS_WITH(Running(directory, "keep", "tcp://127.0.0.1:*"),
+                    Contains("attuned.keys") && Contains("remove it"));
+  CHECK_THROWS_WITH(Running(directory, "keep", "ipc:///tmp/x"), Contains("tcp://HOST:PORT"));
+}
+
+TEST_CASE("a job may ask for its own policy, and for none that there is not") {
+  const auto directory = TemporaryDirectory();
+  Hello hello = test::SmallJob();
+  hello.job.policy = "random";
+  const Running daemon(directory, "keep");
+  Trainer trainer(daemon.Endpoint());
+  trainer.Say(hello);
+  static_cast<void>(trainer.Hear<Welcome>());
+  for (std::uint64_t step = 1; step <= 40; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+  trainer.Say(Heartbeat{40});
+  while (true) {  // an action of the random policy may come before it
+    zmq::message_t frame = trainer.Receive();
+    if (std::holds_alternative<Heartbeat>(
+            Decode({static_cast<const std::byte*>(frame.data()), frame.size()}))) {
+      break;
+    }
+  }
+  while (daemon.History().Trials(1, 10).size() < 3) std::this_thread::yield();
+  const auto trials = daemon.History().Trials(1, 10);
+  CHECK(std::ranges::count(trials, "random", &TrialRow::decider) > 0);
+  CHECK(daemon.History().FindJob(1)->spec.policy == "random");
+
+  hello.job.key = "other";
+  hello.job.policy = "best";
+  Trainer other(daemon.Endpoint());
+  other.Say(hello);
+  const auto error = other.Hear<Error>();
+  CHECK(error.code == ErrorCode::kUnusable);
+  CHECK_THAT(error.text, Contains("there is no policy 'best'"));
+}
 
 TEST_CASE("a job is welcomed, tuned by hand, and its history is in the store when it ends") {
   const auto directory = TemporaryDirectory();

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 #include <variant>
 #include <zmq.hpp>
@@ -223,7 +224,7 @@ TEST_CASE("a mistyped command or flag is one line with what was meant, and exit 
   refused({"jobs", "--limit", "few"}, "limit");
   refused({"jobs", "--limit", "-1"}, "negative");
   refused({"jobs", "--limit=-1"}, "negative");
-  refused({"jobs", "--format", "xml"}, "table, json or csv");
+  refused({"jobs", "--format", "xml"}, "table, json, jsonl or csv");
   refused({"jobs", "extra"}, "--help");
   refused({"explain"}, "which trial");
   refused({"run"}, "behind --");
@@ -288,7 +289,7 @@ TEST_CASE("the lists show what the store holds, in every format") {
   const std::string csv = work.Attune({"jobs", "--format=csv"}, {"LC_ALL=de_DE.UTF-8"}).out;
   CHECK_THAT(csv,
              Contains("\r\n1,\"Öl, \"\"und\"\" Wasser\",finished,2023-11-14T22:13:20Z,100,12.5,"
-                      "1.5,1.625,4,2,4,0\r\n"));
+                      "1.5,1.625,4,2,4,0,\r\n"));
 
   const json trials = json::parse(work.Attune({"trials", "--format", "json"}).out);
   REQUIRE(trials.size() == 4);
@@ -306,6 +307,68 @@ TEST_CASE("the lists show what the store holds, in every format") {
   CHECK(anomalies[0]["site"] == "second");
   CHECK(anomalies[0]["kind"] == "dormant");
   CHECK(work.Attune({"anomalies", "--job", "9"}).status == 1);
+}
+
+TEST_CASE("lists are filtered, sorted, paged and grouped from the command line") {
+  const Workplace work;
+  Fill(work);
+  const auto lines = [&](std::vector<std::string> words) {
+    words.insert(words.end(), {"--format", "jsonl"});
+    const Result result = work.Attune(words);
+    std::vector<json> rows;
+    std::istringstream stream(result.out);
+    for (std::string line; std::getline(stream, line);) rows.push_back(json::parse(line));
+    return rows;
+  };
+  CHECK(lines({"trials", "--sort", "trial"}).front().at("trial") == 1);
+  CHECK(lines({"trials", "--where", "trial in (2, 3)", "--sort", "trial"}).size() == 2);
+  CHECK(lines({"trials", "--where", "job = 9"}).empty());
+  const Result page = work.Attune({"trials", "--sort", "trial", "--limit", "2"});
+  CHECK(page.err == "there are more: --after 2\n");
+  CHECK(lines({"trials", "--sort", "trial", "--after", "2"}).front().at("trial") == 3);
+  const auto groups = lines({"trials", "--group-by", "job", "--show", "count,max(trial)"});
+  REQUIRE(groups.size() == 1);
+  CHECK(groups[0].at("count") == 4);
+  CHECK(groups[0].at("max(trial)") == 4);
+  CHECK(lines({"anomalies", "--group-by", "kind"}).at(0).at("kind") == "dormant");
+  const Result typo = work.Attune({"trials", "--where", "trail = 2"});
+  CHECK(typo.status == 2);
+  CHECK(typo.err ==
+        "attune trials: --where, column 1: there is no field 'trail'; did you mean "
+        "trial?\n");
+}
+
+TEST_CASE("sql answers a question, and refuses to write") {
+  const Workplace work;
+  Fill(work);
+  const Result answer =
+      work.Attune({"sql", "SELECT count(*) AS n FROM history_trials", "--format", "csv"});
+  CHECK(answer.out == "n\r\n4\r\n");
+  CHECK(work.Attune({"sql", "SELECT 1 WHERE 0"}).status == 1);
+  const Result refused = work.Attune({"sql", "DELETE FROM trials"});
+  CHECK(refused.status == 2);
+  CHECK_THAT(refused.err, Contains("this only reads"));
+}
+
+TEST_CASE("compare shows two jobs side by side, with their differences") {
+  const Workplace work;
+  Fill(work);
+  {
+    Store store = work.History();
+    JobRecord other = SampleJob("other");
+    other.id = 2;
+    other.validation_loss = 1.5;
+    store.Put(other);
+  }
+  const json rows = json::parse(work.Attune({"compare", "1", "2", "--format", "json"}).out);
+  const auto row =
+      std::ranges::find_if(rows, [](const json& each) { return each.at("") == "validation_loss"; });
+  REQUIRE(row != rows.end());
+  CHECK(row->at("job 1") == 1.625);
+  CHECK(row->at("job 2") == 1.5);
+  CHECK(row->at("difference") == -0.125);
+  CHECK(work.Attune({"compare", "1", "7"}).status == 1);
+  CHECK(work.Attune({"compare", "1"}).status == 2);
 }
 
 TEST_CASE("explain says what a trial decided, why, and what came of it") {

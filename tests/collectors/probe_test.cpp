@@ -1,13 +1,20 @@
 // The probe against a real ZeroMQ ROUTER in this process.
 #include "collectors/probe.h"
 
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <chrono>
+#include <csignal>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <variant>
@@ -37,6 +44,7 @@ class Folder {
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
   [[nodiscard]] std::string Endpoint() const { return "ipc://" + (path_ / "socket").string(); }
+  [[nodiscard]] const std::filesystem::path& Path() const { return path_; }
 
  private:
   std::filesystem::path path_;
@@ -92,7 +100,8 @@ JobSpec TestJob() {
                          .context = 64}}},
           .budget = {BudgetKind::kSteps, 1000, 0.01},
           .seed = 1,
-          .learning_rate = 0.001};
+          .learning_rate = 0.001,
+          .policy = ""};
 }
 
 Setting Scaled(float scale) { return {{scale, 1.0F}, {1.0F, 1.0F}, {1, 1}}; }
@@ -528,4 +537,168 @@ TEST_CASE("a trainer waits no longer than its farewell for a daemon that does no
   for (std::uint64_t step = 0; probe.Dropped() < 100; ++step) probe.Observe(TestObservation(step));
   probe.Finish(Outcome::kFinished, 8, 1, {});  // for ever, if it waited for the queue
   CHECK_FALSE(probe.Due(8));
+}
+
+// --- offline ---
+
+std::string ReadBytes(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::string LittleEndian(std::size_t value) {
+  std::string bytes;
+  for (int shift = 0; shift < 32; shift += 8) bytes += static_cast<char>(value >> shift & 0xff);
+  return bytes;
+}
+
+std::string Record(const Message& message) {
+  const std::string frame = Encode(message);
+  return LittleEndian(frame.size()) + frame;
+}
+
+// The log that PROTOCOL.md shows.
+std::string LogInProtocol() {
+  std::ifstream protocol(std::filesystem::path(__FILE__).parent_path() /
+                         "../../collectors/PROTOCOL.md");
+  std::string bytes;
+  bool inside = false;
+  for (std::string line; std::getline(protocol, line);) {
+    if (inside && line == "```") break;
+    if (inside) {
+      std::istringstream digits(line.substr(0, line.find(';')));
+      for (std::string byte; digits >> byte;) {
+        bytes += static_cast<char>(std::stoi(byte, nullptr, 16));
+      }
+    }
+    inside = inside || line == "```log";
+  }
+  return bytes;
+}
+
+ProbeOptions Offline(const std::filesystem::path& folder) {
+  ProbeOptions options;
+  options.endpoint = "tcp://127.0.0.1:1";  // offline goes before it
+  options.directory = folder;
+  return options;
+}
+
+TEST_CASE("an offline probe writes its messages to a log of its own") {
+  const Folder folder;
+  const auto path = folder.Path() / "logs/of mine/run-1.attune";
+  {
+    Probe probe(Offline(path.parent_path()), TestJob(), Scaled(1));
+    CHECK(probe.LogPath() == path);
+    CHECK_FALSE(probe.Due(7));
+    CHECK(probe.Due(8));
+    probe.Observe(TestObservation(8));
+    CHECK_FALSE(probe.Poll(8));
+    // Nothing waits in the trainer: what a killed one has written is there.
+    const Hello hello{.job = TestJob(), .setting = Scaled(1)};
+    const std::string begun = Record(hello) + Record(TestObservation(8));
+    CHECK(ReadBytes(path).substr(16) == begun);
+
+    Observation unusable = TestObservation(16);
+    unusable.metrics.pop_back();
+    probe.Observe(unusable);
+    CHECK(probe.Dropped() == 1);
+    CHECK(probe.TakeError()->find("step 16") != std::string::npos);
+    Observation next = TestObservation(24);
+    probe.Observe(next);
+    next.dropped = 1;
+    probe.Finish(Outcome::kFinished, 24, 12.5, 1.25);
+    probe.Observe(TestObservation(32));
+    CHECK_FALSE(probe.Due(32));
+    CHECK(ReadBytes(path).substr(16) ==
+          begun + Record(next) + Record(Bye{Outcome::kFinished, 24, 12.5, 1.25}));
+    CHECK_FALSE(probe.TakeError());
+  }
+  CHECK_FALSE(std::filesystem::exists(folder.Path() / "logs/of mine/run-1.2.attune"));
+}
+
+TEST_CASE("an offline log begins and ends as PROTOCOL.md shows") {
+  const Folder folder;
+  const double before =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  Probe probe(Offline(folder.Path()), TestJob(), Scaled(1));
+  probe.Finish(Outcome::kFinished, 8, 4, std::nullopt);
+  const std::string log = ReadBytes(probe.LogPath());
+  const std::string shown = LogInProtocol();
+  REQUIRE(shown.size() == 27);
+  CHECK(log.substr(0, 8) == shown.substr(0, 8));
+  CHECK(log.substr(log.size() - 11) == shown.substr(16));
+  double started = 0;
+  std::memcpy(&started, shown.data() + 8, sizeof(started));
+  CHECK(started == 1727889408.0);
+  std::memcpy(&started, log.data() + 8, sizeof(started));
+  CHECK(started >= before);
+  CHECK(started < before + 3600);
+}
+
+TEST_CASE("an offline run that was not finished has failed") {
+  const Folder folder;
+  std::filesystem::path path;
+  {
+    Probe probe(Offline(folder.Path()), TestJob(), Scaled(1));
+    path = probe.LogPath();
+    probe.Observe(TestObservation(8));
+    CHECK_FALSE(probe.Poll(9));
+  }
+  const std::string bye = Record(Bye{Outcome::kFailed, 9, 4.0, std::nullopt});
+  CHECK(ReadBytes(path).ends_with(bye));
+}
+
+TEST_CASE("an offline probe leaves the log of another run as it is") {
+  const Folder folder;
+  JobSpec job = TestJob();
+  job.key = "team/run";
+  for (const char* name : {"team_run.attune", "team_run.2.attune", "team_run.3.attune"}) {
+    Probe probe(Offline(folder.Path()), job, Scaled(1));
+    CHECK(probe.LogPath() == folder.Path() / name);
+  }
+}
+
+TEST_CASE("a log that cannot be written is told once and stops nothing") {
+  const Folder folder;
+  SECTION("because its folder cannot be") {
+    const auto file = folder.Path() / "file";
+    { const std::ofstream made(file); }
+    Probe probe(Offline(file / "logs"), TestJob(), Scaled(1));
+    CHECK(probe.TakeError()->find((file / "logs").string()) != std::string::npos);
+    CHECK_FALSE(probe.Due(8));
+    probe.Observe(TestObservation(8));
+    probe.Finish(Outcome::kFinished, 8, 4, std::nullopt);
+    CHECK_FALSE(probe.TakeError());
+  }
+  SECTION("because there is no more room") {
+    Probe probe(Offline(folder.Path()), TestJob(), Scaled(1));
+    probe.Observe(TestObservation(8));
+    CHECK_FALSE(probe.TakeError());
+    const auto written = std::filesystem::file_size(probe.LogPath());
+    // No file of this process may grow beyond where this one stands, and a little.
+    rlimit before{};
+    getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit full{written + 10, before.rlim_max};
+    const auto ignored = std::signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &full);
+    probe.Observe(TestObservation(16));
+    const auto error = probe.TakeError();
+    probe.Observe(TestObservation(24));
+    probe.Finish(Outcome::kFinished, 24, 4, std::nullopt);
+    setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, ignored);
+    REQUIRE(error);
+    CHECK(error->find("training goes on") != std::string::npos);
+    CHECK_FALSE(probe.TakeError());
+    CHECK_FALSE(probe.Due(32));
+    CHECK(std::filesystem::file_size(probe.LogPath()) == written + 10);
+  }
+}
+
+TEST_CASE("an offline job that cannot be used is refused as any other") {
+  const Folder folder;
+  JobSpec job = TestJob();
+  job.topology.sites[0].heads = 0;
+  CHECK_THROWS_AS(Probe(Offline(folder.Path()), job, Scaled(1)), std::invalid_argument);
+  CHECK(std::filesystem::is_empty(folder.Path()));
 }

@@ -73,6 +73,7 @@ JobRecord SampleJob(std::uint64_t id) {
   job.spec.budget = {.kind = BudgetKind::kCompute, .amount = 1200.5, .price = 0.03};
   job.spec.seed = std::numeric_limits<std::uint64_t>::max() - 4;
   job.spec.learning_rate = 3e-4;
+  job.spec.policy = "kmeans";
   job.started = 1700000000.25;
   job.ended = 1700001000.75;
   job.outcome = Outcome::kFinished;
@@ -509,14 +510,17 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
   { const Store store(path, Mode::kReadWrite); }
   sqlite::Database database = OpenRaw(path);
   CHECK(database.Integer("PRAGMA application_id") == 0x6174746e);
-  CHECK(database.Integer("PRAGMA user_version") == 1);
+  CHECK(database.Integer("PRAGMA user_version") == 2);
   CHECK(Strings(database, "PRAGMA journal_mode") == std::vector<std::string>{"wal"});
   CHECK(Strings(database,
                 "SELECT type || ' ' || name FROM sqlite_schema WHERE name NOT LIKE 'sqlite%'"
                 " ORDER BY 1") ==
-        std::vector<std::string>{"index jobs_by_key", "index trials_by_job",
-                                 "index trials_to_learn", "table anomalies", "table jobs",
-                                 "table policies", "table sites", "table trials", "table windows"});
+        std::vector<std::string>{
+            "index jobs_by_key", "index trials_by_created", "index trials_by_decider",
+            "index trials_by_decider_reward", "index trials_by_job", "index trials_by_reward",
+            "index trials_to_learn", "table anomalies", "table jobs", "table policies",
+            "table sites", "table trials", "table windows", "view history_anomalies",
+            "view history_jobs", "view history_trials"});
   // Files with these columns exist: a change is a new migration.
   const auto columns = [&database](const std::string& table) {
     return Strings(database,
@@ -525,11 +529,11 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
                        table + "')")
         .at(0);
   };
-  CHECK(
-      columns("jobs") ==
-      "id INTEGER, key TEXT!, name TEXT!, budget_kind INTEGER!, budget_amount REAL!,"
-      " budget_price REAL!, seed INTEGER!, learning_rate REAL!, started REAL!, ended REAL!,"
-      " outcome INTEGER!, steps INTEGER!, compute_seconds REAL!, loss REAL, validation_loss REAL");
+  CHECK(columns("jobs") ==
+        "id INTEGER, key TEXT!, name TEXT!, budget_kind INTEGER!, budget_amount REAL!,"
+        " budget_price REAL!, seed INTEGER!, learning_rate REAL!, started REAL!, ended REAL!,"
+        " outcome INTEGER!, steps INTEGER!, compute_seconds REAL!, loss REAL, validation_loss REAL,"
+        " policy TEXT!");
   CHECK(columns("sites") ==
         "job INTEGER!, position INTEGER!, name TEXT!, kind INTEGER!, causal INTEGER!,"
         " heads INTEGER!, head_width INTEGER!, context INTEGER!");
@@ -638,7 +642,7 @@ TEST_CASE("a newer schema is refused with both versions and a way out") {
   OpenRaw(path).Script("PRAGMA user_version = 41");
   for (const Mode mode : {Mode::kReadOnly, Mode::kReadWrite}) {
     CHECK_THROWS_WITH(Store(path, mode), Contains(path.string()) && Contains("schema 41") &&
-                                             Contains("up to 1") && Contains("upgrade attune"));
+                                             Contains("up to 2") && Contains("upgrade attune"));
   }
   CHECK(OpenRaw(path).Integer("PRAGMA user_version") == 41);
 }

@@ -1,0 +1,162 @@
+// explain: one trial, what was decided, why, and what came of it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "agent/cli/command.h"
+#include "agent/tracker.h"
+
+namespace attune::cli {
+namespace {
+
+using nlohmann::json;
+
+json OrNull(const std::optional<double>& value) { return value ? json(*value) : json(); }
+
+float Feature(const State& state, std::size_t head, std::string_view name) {
+  const auto found = std::ranges::find(kTokenFeatureNames, name);
+  return state
+      .tokens[head * kTokenFeatures + static_cast<std::size_t>(found - kTokenFeatureNames.begin())];
+}
+
+std::string Features(const State& state, std::size_t head) {
+  std::string text;
+  for (const std::string_view name : kTokenFeatureNames) {
+    text += fmt::format("{}{} {:.3g}", text.empty() ? "" : ", ", name, Feature(state, head, name));
+  }
+  return text;
+}
+
+// The setting that was in force when the trial was decided: that of the job's trial before it which
+// came into force, and over it the scales and active heads that the trial's own state has seen.
+Setting Before(const Store& store, const Trial& trial) {
+  Setting before = Setting::Neutral(trial.setting.active.size());
+  if (trial.action) before.gain = trial.setting.gain;  // policies leave gains alone
+  for (const TrialRow& row : store.Trials(trial.job, trial.id)) {
+    if (row.id < trial.id &&
+        (row.status == AckStatus::kApplied || row.status == AckStatus::kNone)) {
+      before = store.FindTrial(row.id)->setting;
+      break;
+    }
+  }
+  bool is_measured = false;  // not so before the job's first window is full
+  for (std::size_t head = 0; head < before.active.size(); ++head) {
+    is_measured |= Feature(trial.state, head, "active") > 0.5F;
+  }
+  for (std::size_t head = 0; is_measured && head < before.active.size(); ++head) {
+    before.active[head] = Feature(trial.state, head, "active") > 0.5F ? 1 : 0;
+    // Scales are seen through a logarithm: what differs by its rounding only is the same.
+    const float scale = std::pow(16.0F, Feature(trial.state, head, "scale"));
+    const float asked = trial.setting.scale[head];
+    before.scale[head] = std::abs(scale - asked) <= 1e-3F * scale ? asked : scale;
+  }
+  return before;
+}
+
+}  // namespace
+
+int Explain(const std::vector<std::string>& words) {
+  const Arguments arguments = Parse("explain", words);
+  if (!arguments.Has("trial")) throw UsageError("which trial? see attune trials");
+  const Store store = OpenHistory(arguments.paths);
+  const auto id = arguments.Get<std::uint64_t>("trial");
+  const auto trial = store.FindTrial(id);
+  if (!trial) {
+    fmt::print(stderr, "attune: there is no trial {}; see attune trials\n", id);
+    return kNothing;
+  }
+  const auto job = store.FindJob(trial->job);
+  const Topology& topology = job->spec.topology;
+  const Setting before =
+      trial->acknowledgement.status == AckStatus::kNone ? trial->setting : Before(store, *trial);
+  const std::string change = DescribeChange(topology, before, trial->setting);
+  const auto offsets = topology.SiteOffsets();
+
+  Table heads({"site", "head", "active_before", "active_after", "scale_before", "scale_after",
+               "gain_before", "gain_after"});
+  std::vector<std::pair<std::string, std::size_t>> changed;
+  for (std::size_t site = 0; site < topology.sites.size(); ++site) {
+    const std::string& name = topology.sites[site].name;
+    for (std::size_t head = offsets[site]; head < offsets[site + 1]; ++head) {
+      if (before.active[head] == trial->setting.active[head] &&
+          before.scale[head] == trial->setting.scale[head] &&
+          before.gain[head] == trial->setting.gain[head]) {
+        continue;
+      }
+      heads.Add({name, head - offsets[site], before.active[head], trial->setting.active[head],
+                 before.scale[head], trial->setting.scale[head], before.gain[head],
+                 trial->setting.gain[head]});
+      changed.emplace_back(fmt::format("{} head {}", name, head - offsets[site]), head);
+    }
+  }
+  const Acknowledgement& ack = trial->acknowledgement;
+  if (arguments.format == Format::kCsv) {
+    fmt::print("{}", heads.Render(Format::kCsv));
+    return kOk;
+  }
+  if (arguments.format == Format::kJson) {
+    json list = json::parse(heads.Render(Format::kJson));
+    for (std::size_t row = 0; row < changed.size(); ++row) {
+      for (const std::string_view name : kTokenFeatureNames) {
+        list[row]["state"][std::string(name)] = Feature(trial->state, changed[row].second, name);
+      }
+    }
+    const json object = {
+        {"trial", trial->id},
+        {"job", job->id},
+        {"job_name", job->spec.name},
+        {"window", trial->window},
+        {"step", trial->step},
+        {"loss", trial->loss},
+        {"imbalance", trial->imbalance},
+        {"decider", trial->decider},
+        {"why", trial->why},
+        {"policy_version", trial->policy_version},
+        {"log_probability", trial->log_probability},
+        {"ack", Name(ack.status)},
+        {"ack_step", ack.status == AckStatus::kNone ? json() : json(ack.step)},
+        {"ack_why", ack.why},
+        {"reward", OrNull(trial->reward)},
+        {"changed_heads", list},
+    };
+    fmt::print("{}\n", object.dump(2, ' ', false, json::error_handler_t::replace));
+    return kOk;
+  }
+
+  fmt::print("trial {} · job {} '{}' · window {} · step {}\n", trial->id, job->id, job->spec.name,
+             trial->window, trial->step);
+  fmt::print("loss {:.4g} · imbalance {:.3g}\n\n", trial->loss, trial->imbalance);
+  fmt::print("{} decided: {}{}\nbecause: {}\n", Printable(trial->decider),
+             trial->decider == "governor" ? "to take an action back: " : "",
+             change.empty() ? "to keep everything as it is" : change, Printable(trial->why));
+  if (trial->log_probability != 0) {
+    fmt::print("probability of this choice: e^{:.2f} (policy version {})\n", trial->log_probability,
+               trial->policy_version);
+  }
+  switch (ack.status) {
+    case AckStatus::kNone:
+      fmt::print("trainer: nothing was asked of it\n");
+      break;
+    case AckStatus::kPending:
+      fmt::print("trainer: has not answered yet\n");
+      break;
+    default:
+      fmt::print("trainer: {} at step {}{}{}\n", Name(ack.status), ack.step,
+                 ack.why.empty() ? "" : ": ", Printable(ack.why));
+  }
+  if (trial->reward) {
+    fmt::print("came of it: {:+.4f} nats in the window that followed\n", *trial->reward);
+  } else {
+    fmt::print("came of it: not known yet\n");
+  }
+  if (!heads.Empty()) {
+    fmt::print("\n{}\nwhat was seen of these heads:\n", heads.Render(Format::kTable));
+    for (const auto& [name, head] : changed) {
+      fmt::print("  {}: {}\n", name, Features(trial->state, head));
+    }
+  }
+  return kOk;
+}
+
+}  // namespace attune::cli
