@@ -32,6 +32,7 @@ struct Options {
   std::string text;
   std::string name;
   std::string report;
+  std::string format;
   std::uint64_t seed = 0;
   double budget_seconds = 0;
   std::uint64_t budget_steps = 0;  // counts where it is not 0
@@ -80,6 +81,8 @@ po::options_description Describe(Options& options) {
        "of the budget between two evaluations, 0.001 to 1")
       ("name", po::value(&options.name)->value_name("NAME")->default_value("demo-lm"),
        "of the job, for people")
+      ("format", po::value(&options.format)->value_name("F")->default_value("text"),
+       "of what each evaluation prints: text, or json, a line each, for sweeps")
       ("report", po::value(&options.report)->value_name("FILE"),
        "write what came of it there, as JSON");
   // clang-format on
@@ -121,6 +124,7 @@ bool Parse(int argc, char** argv, Options& options) {
   Require(options.rate > 0 && std::isfinite(options.rate), "--rate must be above 0");
   Require(options.evaluate_every >= 0.001 && options.evaluate_every <= 1,
           "--evaluate-every must be 0.001 to 1");
+  Require(options.format == "text" || options.format == "json", "--format must be text or json");
   Require(!options.name.empty() && options.name.size() <= kMaxNameBytes,
           "--name must have 1 to 200 bytes");
   return true;
@@ -338,6 +342,14 @@ void Train(const Options& options) {
   const auto evaluate = [&](double progress) {
     validation_loss = Evaluate(model, validation);
     curve.push_back({handle.ComputeSeconds(), steps, validation_loss});
+    if (options.format == "json") {
+      std::cout << nlohmann::json{{"step", steps},
+                                  {"compute_seconds", handle.ComputeSeconds()},
+                                  {"validation_loss", validation_loss},
+                                  {"active_heads", ActiveHeads(handle)}}
+                << std::endl;
+      return;
+    }
     std::string active;
     for (const std::uint32_t count : ActiveHeads(handle)) {
       active.append(" ").append(std::to_string(count));

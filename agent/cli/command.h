@@ -94,6 +94,7 @@ int Merge(const std::vector<std::string>& words);
 int Prune(const std::vector<std::string>& words);
 int Backup(const std::vector<std::string>& words);
 int Check(const std::vector<std::string>& words);
+int Sweep(const std::vector<std::string>& words);
 int Completion(const std::vector<std::string>& words);
 
 // `attune man attune|attuned`, for the build: the man page in roff. Not among the commands.

@@ -131,6 +131,65 @@ there is quantile(x, q).
      .unnamed = {{"a", Kind::kCount, "A", "a job's number, as attune jobs lists it"},
                  {"b", Kind::kCount, "B", "another's"}},
      .example = "compare 3 4"},
+    {.name = "sweep",
+     .run = Sweep,
+     .usage = "run | status | stop | resume | report …",
+     .summary = "many runs of a command, compared honestly",
+     .unnamed = {{"verb", Kind::kText, "VERB", "what to do; attune sweep VERB --help says more",
+                  "run status stop resume report"}},
+     .example = "sweep run sweep.toml"},
+    {.name = "sweep run",
+     .run = Sweep,
+     .usage = "FILE [--dry-run] [--executor E] [--parallel N]",
+     .summary = "begin a sweep",
+     .about =
+         R"(The file says what runs, here 2 x 3 tuned runs and an untuned twin for each of them:
+
+  command = ["./train", "--rate={rate}", "--seed={seed}"]
+  seeds = 3
+  twin = true
+  [parameters]
+  rate = [1e-3, 3e-3]
+  [limits]
+  parallel = 2
+
+A run prints lines of JSON, such as {"step": 400, "compute_seconds": 31.5, "validation_loss": 1.83};
+the last one is its result. agent/sweep/README.md has every key: ranges, cases, limits, halving, bars.
+A sweep that began is gone on with. Exit status: 0 all runs have a result, 1 some have not.
+)",
+     .unnamed = {{"file", Kind::kText, "FILE", "the sweep, TOML"}},
+     .flags = {{"dry-run", Kind::kSwitch, "", "only list the runs that it would have"},
+               {"executor", Kind::kText, "E", "where the runs go", "local slurm", "local"},
+               {"parallel", Kind::kCount, "N", "runs at a time; 0: as the file says", {}, "0"}},
+     .example = "sweep run sweep.toml --dry-run"},
+    {.name = "sweep resume",
+     .run = Sweep,
+     .usage = "[NAME] [--failed] [--executor E] [--parallel N]",
+     .summary = "run what is missing of a sweep, and nothing twice",
+     .unnamed = {{"name", Kind::kText, "NAME", "of the sweep (default: the only one)"}},
+     .flags = {{"failed", Kind::kSwitch, "", "also what failed"},
+               {"executor", Kind::kText, "E", "where the runs go", "local slurm", "local"},
+               {"parallel", Kind::kCount, "N", "runs at a time; 0: as the file says", {}, "0"}},
+     .example = "sweep resume sweep --failed"},
+    {.name = "sweep status",
+     .run = Sweep,
+     .usage = "[NAME] [--format F]",
+     .summary = "the sweeps, or the runs of one",
+     .unnamed = {{"name", Kind::kText, "NAME", "of the sweep"}},
+     .example = "sweep status"},
+    {.name = "sweep stop",
+     .run = Sweep,
+     .usage = "[NAME]",
+     .summary = "stop a sweep; it can be resumed",
+     .unnamed = {{"name", Kind::kText, "NAME", "of the sweep (default: the only one)"}},
+     .example = "sweep stop sweep"},
+    {.name = "sweep report",
+     .run = Sweep,
+     .usage = "[NAME] [--check] [--format F]",
+     .summary = "what came of a sweep",
+     .unnamed = {{"name", Kind::kText, "NAME", "of the sweep (default: the only one)"}},
+     .flags = {{"check", Kind::kSwitch, "", "print every bar; exit status 0 only if all hold"}},
+     .example = "sweep report sweep --check"},
     {.name = "import",
      .run = Import,
      .usage = "FILE…",

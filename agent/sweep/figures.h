@@ -1,0 +1,72 @@
+// What a sweep's results amount to: figures over chosen runs, paired by parameters and seed.
+#pragma once
+
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "agent/sweep/plan.h"
+#include "agent/sweep/spec.h"
+#include "agent/sweep/statistics.h"
+
+namespace attune::sweep {
+
+inline constexpr std::array<std::string_view, 8> kFigureNames = {
+    "value",              // mean of the metric at the end
+    "difference",         // mean of the metric less the partner's
+    "relative",           // geometric mean of the metric over the partner's
+    "worst_relative",     // the worst of these ratios: no harm
+    "compute",            // geometric mean of the compute used over the partner's
+    "compute_to_target",  // of the compute at which the partner's result is reached, over what the
+                          // partner took for it; infinite where one never reaches it
+    "reached",            // share of the runs that reach the partner's result
+    "failed",             // share of the runs that ended without a result
+};
+
+struct Result {
+  Run run;
+  std::optional<RunOutcome> outcome;  // none: still to be done
+  std::vector<Point> points;
+};
+
+struct Results {
+  Spec spec;
+  std::vector<Result> runs;
+
+  [[nodiscard]] static Results Read(const Folder& folder);
+  [[nodiscard]] std::size_t Missing() const;
+};
+
+// Of which runs: those of `policy` (empty: all tuned ones, or all where nobody tunes) whose
+// parameters are as `where` says.
+struct Selection {
+  std::string policy;
+  std::string against{kUntuned};  // whom the paired figures compare with
+  nlohmann::json where = nlohmann::json::object();
+};
+
+struct Figure {
+  Interval interval;
+  std::size_t left_out = 0;  // runs without a result, or whose partner has none
+};
+
+// Nothing where no run has what the figure needs. Throws std::invalid_argument for a figure that is
+// not in kFigureNames.
+[[nodiscard]] std::optional<Figure> Compute(std::string_view name, const Results& results,
+                                            const Selection& selection);
+
+struct BarResult {
+  Bar bar;
+  std::optional<Figure> figure;
+  double value = 0;  // the end of the interval that the bar is about
+  bool holds = false;
+};
+// A bar holds only where every run that it is about has a result, and an interval where it asks for
+// an end of one.
+[[nodiscard]] std::vector<BarResult> Judge(const Results& results);
+
+}  // namespace attune::sweep

@@ -1,0 +1,275 @@
+// A sweep's folder: what is planned, what is done.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <system_error>
+#include <thread>
+
+#include "agent/sweep/plan.h"
+
+namespace attune::sweep {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::array<std::string_view, 6> kEndings = {"finished", "failed",  "halved",
+                                                      "time",     "silence", "memory"};
+
+[[noreturn]] void FailErrno(const std::string& what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
+
+std::string ReadText(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) throw SweepError(fmt::format("cannot read {}", file.string()));
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+json ReadJson(const fs::path& file) {
+  try {
+    return json::parse(ReadText(file));
+  } catch (const json::exception& error) {
+    throw SweepError(fmt::format("{} is damaged: {}", file.string(), error.what()));
+  }
+}
+
+// What a program prints, its first line; empty where it cannot.
+std::string FirstLine(const std::string& command) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "re"), pclose);
+  std::array<char, 4096> line{};
+  if (!pipe || std::fgets(line.data(), line.size(), pipe.get()) == nullptr) return "";
+  std::string text = line.data();
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+std::string Quoted(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
+std::string FromProc(const char* file, std::string_view key) {
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) {
+    if (!line.starts_with(key)) continue;
+    const std::size_t value = line.find_first_not_of(" \t", line.find(':') + 1);
+    return value == std::string::npos ? "" : line.substr(value);
+  }
+  return "";
+}
+
+// What somebody needs to repeat the sweep.
+json Describe(const Spec& spec) {
+  utsname system{};
+  uname(&system);
+  const std::string git = "git -C " + Quoted(spec.directory.string()) + " ";
+  const std::string revision = FirstLine(git + "rev-parse HEAD 2>/dev/null");
+  json packages = json::object();
+  for (const char* name : {"libtorch1.13", "libopenblas0-pthread", "libzmq5", "libsqlite3-0",
+                           "python3-torch", "libc6"}) {
+    const std::string version =
+        FirstLine(fmt::format("dpkg-query -W -f='${{Version}}' {} 2>/dev/null", name));
+    if (!version.empty()) packages[name] = version;
+  }
+  return {{"attune", ATTUNE_VERSION},
+          {"revision", revision.empty() ? json() : json(revision)},
+          {"modified", !FirstLine(git + "status --porcelain -uno 2>/dev/null").empty()},
+          {"host", system.nodename},
+          {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)},
+          {"processor", FromProc("/proc/cpuinfo", "model name")},
+          {"processors", std::thread::hardware_concurrency()},
+          {"memory", FromProc("/proc/meminfo", "MemTotal")},
+          {"packages", packages},
+          {"sampler_seed", spec.sampler_seed},
+          {"seeds", spec.seeds}};
+}
+
+json ToJson(const Run& run) {
+  return {{"run", run.id},    {"parameters", run.parameters}, {"policy", run.policy},
+          {"seed", run.seed}, {"command", run.command},       {"environment", run.environment}};
+}
+
+json ToJson(const Point& point) {
+  return {{"step", point.step}, {"compute", point.compute}, {"value", point.value}};
+}
+
+Point PointFrom(const json& object) {
+  return {object.at("step").get<double>(), object.at("compute").get<double>(),
+          object.at("value").get<double>()};
+}
+
+void SyncFolder(const fs::path& folder) {
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) FailErrno(folder.string());
+  fsync(descriptor);
+  close(descriptor);
+}
+
+}  // namespace
+
+std::string_view Name(Ending ending) { return kEndings[static_cast<std::size_t>(ending)]; }
+
+std::string ToLine(const Point& point) { return ToJson(point).dump() + "\n"; }
+
+void WriteWhole(const fs::path& file, std::string_view content, int mode) {
+  const fs::path fresh = file.string() + ".new";
+  const int descriptor = open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+  if (descriptor < 0) FailErrno(fresh.string());
+  bool whole = true;
+  for (std::size_t done = 0; whole && done < content.size();) {
+    const ssize_t written = write(descriptor, content.data() + done, content.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    whole = written > 0;
+    if (whole) done += static_cast<std::size_t>(written);
+  }
+  whole = whole && fsync(descriptor) == 0;
+  const int error = errno;
+  close(descriptor);
+  if (!whole || rename(fresh.c_str(), file.c_str()) != 0) {
+    if (!whole) errno = error;
+    const int kept = errno;
+    unlink(fresh.c_str());
+    errno = kept;
+    FailErrno(file.string());
+  }
+  SyncFolder(file.parent_path());
+}
+
+Folder Folder::Begin(const fs::path& sweeps, const fs::path& file) {
+  std::string text;
+  try {
+    text = ReadText(file);
+  } catch (const SweepError&) {
+    throw SweepError(
+        fmt::format("cannot read {}: give a sweep's file (attune sweep --help)", file.string()));
+  }
+  const Spec spec = ParseSpec(text, file);
+  Folder folder(sweeps / spec.name);
+  if (fs::exists(folder.path_ / "plan.json")) {
+    if (ReadText(folder.path_ / "sweep.toml") != text) {
+      throw SweepError(fmt::format(
+          "sweep '{}' began with another content of its file ({}); give this one another name, or "
+          "remove that folder",
+          spec.name, folder.path_.string()));
+    }
+    return folder;
+  }
+  const std::vector<Run> runs = PlanRuns(spec);
+  json plan = {{"file", fs::absolute(file).string()},
+               {"provenance", Describe(spec)},
+               {"runs", json::array()}};
+  for (const Run& run : runs) plan["runs"].push_back(ToJson(run));
+  fs::create_directories(folder.path_ / "runs");
+  WriteWhole(folder.path_ / "sweep.toml", text);
+  // Last: a sweep without a plan has not begun.
+  WriteWhole(folder.path_ / "plan.json", plan.dump(1) + "\n");
+  return folder;
+}
+
+std::vector<std::string> Folder::Names(const fs::path& sweeps) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(sweeps, error)) {
+    if (fs::exists(entry.path() / "plan.json")) names.push_back(entry.path().filename());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+Folder Folder::Open(const fs::path& sweeps, const std::string& name) {
+  const std::vector<std::string> names = Names(sweeps);
+  if (std::ranges::find(names, name) == names.end()) {
+    throw SweepError(
+        names.empty()
+            ? "there is no sweep yet; begin one with: attune sweep run FILE.toml"
+            : fmt::format("there is no sweep '{}'; there are {}", name, fmt::join(names, ", ")));
+  }
+  return Folder(sweeps / name);
+}
+
+fs::path Folder::Of(std::uint64_t run) const { return path_ / "runs" / std::to_string(run); }
+
+Spec Folder::ReadSpec() const {
+  // Relative folders are those of the file where it was.
+  const json plan = ReadJson(path_ / "plan.json");
+  return ParseSpec(ReadText(path_ / "sweep.toml"), plan.at("file").get<std::string>());
+}
+
+std::vector<Run> Folder::ReadRuns() const {
+  const json plan = ReadJson(path_ / "plan.json");
+  std::vector<Run> runs;
+  for (const json& run : plan.at("runs")) {
+    runs.push_back({run.at("run"), run.at("parameters"), run.at("policy"), run.at("seed"),
+                    run.at("command"), run.at("environment")});
+  }
+  return runs;
+}
+
+json Folder::Provenance() const { return ReadJson(path_ / "plan.json").at("provenance"); }
+
+std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
+  const fs::path file = Of(run) / "outcome.json";
+  if (!fs::exists(file)) return std::nullopt;
+  const json object = ReadJson(file);
+  RunOutcome outcome;
+  outcome.id = run;
+  const auto ending = std::ranges::find(kEndings, object.at("ending").get<std::string>());
+  if (ending == kEndings.end()) throw SweepError(file.string() + " has an unknown ending");
+  outcome.ending = static_cast<Ending>(ending - kEndings.begin());
+  outcome.why = object.at("why");
+  outcome.status = object.at("status");
+  if (!object.at("last").is_null()) outcome.last = PointFrom(object.at("last"));
+  outcome.started = object.at("started");
+  outcome.seconds = object.at("seconds");
+  outcome.cpu_seconds = object.at("cpu_seconds");
+  outcome.memory = object.at("memory");
+  outcome.host = object.at("host");
+  return outcome;
+}
+
+std::vector<Point> Folder::ReadPoints(std::uint64_t run) const {
+  std::vector<Point> points;
+  std::ifstream stream(Of(run) / "points.jsonl");
+  for (std::string line; std::getline(stream, line);) {
+    const json object = json::parse(line, nullptr, false);
+    if (!object.is_discarded()) points.push_back(PointFrom(object));
+  }
+  return points;
+}
+
+std::map<std::string, std::string> Folder::ReadEnvironment() const {
+  const fs::path file = path_ / "environment.json";
+  if (!fs::exists(file)) return {};
+  return ReadJson(file).get<std::map<std::string, std::string>>();
+}
+
+void Folder::WriteEnvironment(const std::map<std::string, std::string>& variables) const {
+  WriteWhole(path_ / "environment.json", json(variables).dump(1) + "\n", 0600);
+}
+
+void Folder::WriteOutcome(const RunOutcome& outcome) const {
+  const json object = {{"ending", Name(outcome.ending)},
+                       {"why", outcome.why},
+                       {"status", outcome.status},
+                       {"last", outcome.last ? ToJson(*outcome.last) : json()},
+                       {"started", outcome.started},
+                       {"seconds", outcome.seconds},
+                       {"cpu_seconds", outcome.cpu_seconds},
+                       {"memory", outcome.memory},
+                       {"host", outcome.host}};
+  WriteWhole(Of(outcome.id) / "outcome.json",
+             object.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace attune::sweep

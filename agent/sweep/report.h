@@ -1,0 +1,22 @@
+// A sweep's report, in four forms.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "agent/sweep/figures.h"
+
+namespace attune::sweep {
+
+// For programs: everything below and the curves, with what is needed to repeat the sweep.
+[[nodiscard]] nlohmann::json ReportJson(const Results& results, const nlohmann::json& provenance);
+// For a terminal, and for a repository.
+[[nodiscard]] std::string ReportText(const Results& results, const nlohmann::json& provenance);
+[[nodiscard]] std::string ReportMarkdown(const Results& results, const nlohmann::json& provenance);
+// One line for each run: its parameters, how it ended, its result.
+[[nodiscard]] std::string ReportCsv(const Results& results);
+
+// One line for each bar, whether it holds and by how much.
+[[nodiscard]] std::string Describe(const BarResult& result);
+
+}  // namespace attune::sweep

@@ -1,0 +1,230 @@
+#include "agent/sweep/runner.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <system_error>
+#include <thread>
+
+#include "agent/child.h"
+#include "agent/keys.h"
+#include "agent/sweep/board.h"
+#include "agent/sweep/task.h"
+
+namespace attune::sweep {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kTurn{50};
+constexpr std::chrono::seconds kDaemonLook{2};
+constexpr std::chrono::milliseconds kStopLook{20};
+constexpr std::uint64_t kLeastSpace = 64 << 20;  // bytes free, to begin a run
+constexpr std::size_t kLongestSocket = 100;      // bytes of its path; sockaddr_un has 108
+
+std::atomic<int> interrupted{0};
+void Interrupt(int signal) { interrupted = signal; }
+
+// Held by the one runner of a sweep.
+class RunnerLock {
+ public:
+  explicit RunnerLock(const Folder& folder)
+      : descriptor_(
+            open((folder.Path() / "runner.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+    const fs::path file = folder.Path() / "runner.lock";
+    if (descriptor_ < 0) {
+      throw SweepError(fmt::format("cannot write {}: {}", file.string(), std::strerror(errno)));
+    }
+    if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      std::string holder;
+      std::getline(std::ifstream(file), holder);
+      close(descriptor_);
+      throw SweepError(
+          fmt::format("process {} is running this sweep; see attune sweep status", holder));
+    }
+    const std::string own = std::to_string(getpid()) + "\n";
+    static_cast<void>(ftruncate(descriptor_, 0));
+    static_cast<void>(!write(descriptor_, own.data(), own.size()));
+  }
+  ~RunnerLock() { close(descriptor_); }
+  RunnerLock(const RunnerLock&) = delete;
+  RunnerLock& operator=(const RunnerLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+// The sweep's own daemon: its history, its seeds and its policies are nobody else's.
+class SweepDaemon {
+ public:
+  SweepDaemon(const Folder& folder, const Spec& spec) {
+    paths_.state = folder.Path() / "attuned";
+    paths_.runtime = paths_.state;
+    if (paths_.Endpoint().size() > kLongestSocket) {
+      paths_.runtime =
+          fs::temp_directory_path() / fmt::format("attune-{}-{:016x}", getuid(),
+                                                  std::hash<std::string>{}(folder.Path().string()));
+    }
+    // Outlives a runner that is killed, for the runs that do, and not for long.
+    flags_ = {"--state-directory=" + paths_.state.string(),
+              "--runtime-directory=" + paths_.runtime.string(), "--config=/dev/null",
+              "--linger=60"};
+    listen_ = spec.slurm.listen;
+    if (!listen_.empty()) flags_.push_back("--listen=" + listen_);
+    for (const auto& [name, value] : spec.daemon) flags_.push_back("--" + name + "=" + value);
+  }
+
+  // Starts it where it does not answer; says so where it had run before.
+  void Keep(Board* board) {
+    if ((child_ && !child_->Ended()) || Clock::now() - looked_ < kDaemonLook) return;
+    looked_ = Clock::now();
+    if (AskStatus(paths_)) return;  // another runner's, that still is there
+    if (board != nullptr) board->Say("attuned is gone: starting it again");
+    child_.reset();
+    child_ = StartDaemon(paths_, flags_, [] { return interrupted != 0; });
+  }
+
+  [[nodiscard]] std::map<std::string, std::string> Variables() const {
+    if (listen_.empty()) return {{"ATTUNE_ENDPOINT", paths_.Endpoint()}};
+    return {{"ATTUNE_ENDPOINT", listen_}, {"ATTUNE_KEYS", Keys::Load(paths_.Keys()).ForTrainers()}};
+  }
+
+ private:
+  Paths paths_;
+  std::string listen_;
+  std::vector<std::string> flags_;
+  std::unique_ptr<Child> child_;
+  Clock::time_point looked_{};
+};
+
+std::string OwnProgram() {
+  std::error_code error;
+  const fs::path own = fs::read_symlink("/proc/self/exe", error);
+  return error ? "attune" : own.string();
+}
+
+bool IsFailure(const RunOutcome& outcome) {
+  return outcome.ending != Ending::kFinished && outcome.ending != Ending::kHalved;
+}
+
+double Spent(const Folder& folder, const std::vector<Run>& runs) {
+  double seconds = 0;
+  for (const Run& run : runs) {
+    if (const auto outcome = folder.ReadOutcome(run.id)) seconds += outcome->cpu_seconds;
+  }
+  return seconds;
+}
+
+}  // namespace
+
+Progress Count(const Folder& folder) {
+  Progress progress;
+  for (const Run& run : folder.ReadRuns()) {
+    ++progress.runs;
+    if (const auto outcome = folder.ReadOutcome(run.id)) {
+      ++progress.done;
+      if (IsFailure(*outcome)) ++progress.failed;
+    }
+  }
+  return progress;
+}
+
+Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
+  const RunnerLock lock(folder);
+  struct sigaction action {};
+  action.sa_handler = Interrupt;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+
+  Spec spec = folder.ReadSpec();
+  if (options.parallel > 0) spec.limits.parallel = options.parallel;
+  const std::vector<Run> runs = folder.ReadRuns();
+  std::deque<const Run*> missing;
+  for (const Run& run : runs) {
+    const auto outcome = folder.ReadOutcome(run.id);
+    if (outcome && options.retry_failed && IsFailure(*outcome)) {
+      fs::remove(folder.Of(run.id) / "outcome.json");
+      missing.push_back(&run);
+    } else if (!outcome) {
+      missing.push_back(&run);
+    }
+  }
+  std::string stopped;
+  if (!missing.empty()) {
+    std::optional<SweepDaemon> daemon;
+    if (spec.Tunes()) {
+      daemon.emplace(folder, spec).Keep(nullptr);
+      folder.WriteEnvironment(daemon->Variables());
+    }
+    const auto executor = options.executor == ExecutorKind::kSlurm
+                              ? MakeSlurm(folder, spec, OwnProgram())
+                              : MakeLocal(folder, spec);
+    double spent = Spent(folder, runs);
+    Board board(folder, runs.size(), runs.size() - missing.size());
+    std::set<std::uint64_t> begun;
+    while (!begun.empty() || (!missing.empty() && stopped.empty())) {
+      if (interrupted != 0) {
+        stopped = "it was told to";
+        board.Say("stopping the runs that are under way");
+        executor->Stop();
+        break;
+      }
+      if (daemon) daemon->Keep(&board);
+      while (stopped.empty() && !missing.empty() && executor->Room() > 0) {
+        if (spec.limits.compute_seconds > 0 && spent >= spec.limits.compute_seconds) {
+          stopped = fmt::format("its {:g} compute_seconds are spent", spec.limits.compute_seconds);
+        } else if (fs::space(folder.Path()).available < kLeastSpace) {
+          stopped = fmt::format("there is no space left at {}: free some", folder.Path().string());
+        } else {
+          executor->Begin(*missing.front());
+          board.Begin(*missing.front());
+          begun.insert(missing.front()->id);
+          missing.pop_front();
+        }
+      }
+      for (const Over& over : executor->Poll()) {
+        const auto outcome = folder.ReadOutcome(over.run);
+        if (outcome) spent += outcome->cpu_seconds;
+        board.End(over.run, outcome, over.why);
+        begun.erase(over.run);
+      }
+      board.Show();
+      poll(nullptr, 0, static_cast<int>(kTurn.count()));
+    }
+  }
+  Progress progress = Count(folder);
+  progress.stopped = stopped;
+  if (stopped.empty() && progress.done < progress.runs) progress.stopped = "some had no outcome";
+  return progress;
+}
+
+bool IsRunning(const Folder& folder) { return IsHeld(folder.Path() / "runner.lock"); }
+
+bool StopSweep(const Folder& folder) {
+  std::vector<fs::path> locks = {folder.Path() / "runner.lock"};
+  for (const Run& run : folder.ReadRuns()) locks.push_back(folder.Of(run.id) / "lock");
+  bool any = false;
+  for (const fs::path& lock : locks) {
+    pid_t holder = 0;
+    if (!IsHeld(lock)) continue;
+    std::ifstream(lock) >> holder;
+    if (holder > 0 && kill(holder, SIGTERM) == 0) any = true;
+    while (IsHeld(lock)) std::this_thread::sleep_for(kStopLook);
+  }
+  return any;
+}
+
+}  // namespace attune::sweep

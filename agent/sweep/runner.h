@@ -1,0 +1,41 @@
+// Carries a sweep to its end: starts what is missing, keeps its daemon alive, shows where it
+// stands.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "agent/sweep/executor.h"
+#include "agent/sweep/plan.h"
+
+namespace attune::sweep {
+
+enum class ExecutorKind { kLocal, kSlurm };
+
+struct RunnerOptions {
+  ExecutorKind executor = ExecutorKind::kLocal;
+  std::uint64_t parallel = 0;  // runs at a time; 0: as the file says
+  bool retry_failed = false;   // runs that failed are done again
+};
+
+struct Progress {
+  std::size_t runs = 0;
+  std::size_t done = 0;    // have an outcome
+  std::size_t failed = 0;  // of these, without a result
+  std::string stopped;     // why it ended before all were done; empty where they are
+};
+[[nodiscard]] Progress Count(const Folder& folder);
+
+// Returns when nothing is left to do, or when it was told to stop (INT, TERM), or when a limit of
+// the whole sweep is reached. Shows the progress on stderr. Throws SweepError where another runner
+// has the sweep, std::runtime_error where nothing can be started. To be called once in a process.
+[[nodiscard]] Progress RunSweep(const Folder& folder, const RunnerOptions& options);
+
+// Tells a sweep's runner, and the tasks of one that died, to stop, and waits until they have. False
+// where none ran.
+bool StopSweep(const Folder& folder);
+
+// Whether a runner has the sweep now.
+[[nodiscard]] bool IsRunning(const Folder& folder);
+
+}  // namespace attune::sweep

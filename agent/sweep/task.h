@@ -1,0 +1,28 @@
+// One run of a sweep, watched over: in a process of its own, forked by the runner or started by
+// Slurm (`attune sweep task`). It outlives the runner, and its run does not outlive it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "agent/sweep/plan.h"
+#include "agent/sweep/spec.h"
+
+namespace attune::sweep {
+
+enum class TaskEnd {
+  kDone,         // the run has its outcome, from now or from before
+  kBusy,         // another task has this run
+  kInterrupted,  // told to stop (INT or TERM): the run has no outcome and is still to be done
+};
+
+// Runs `run` in a process group of its own, on the processors `cpus` (empty: any), and writes its
+// outcome. Enforces the limits and halves. Takes INT and TERM while it lasts; to be called once in
+// a process. Throws std::system_error if the folder cannot be written: the run has no outcome then.
+[[nodiscard]] TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
+                              const std::vector<int>& cpus);
+
+// Whether some task holds the run's lock now.
+[[nodiscard]] bool IsHeld(const std::filesystem::path& lock);
+
+}  // namespace attune::sweep

@@ -1,0 +1,153 @@
+// Figures and bars over results that the test makes.
+#include "agent/sweep/figures.h"
+
+#include <cmath>
+
+#include "agent/sweep/report.h"
+#include "tests/catch.hpp"
+
+namespace attune::sweep {
+namespace {
+
+using Catch::Matchers::Contains;
+using nlohmann::json;
+
+Result MakeResult(const std::string& policy, int heads, std::uint64_t seed,
+                  const std::vector<Point>& points, Ending ending = Ending::kFinished) {
+  Result result;
+  result.run.parameters = {{"heads", heads}};
+  result.run.policy = policy;
+  result.run.seed = seed;
+  result.points = points;
+  RunOutcome outcome;
+  outcome.ending = ending;
+  if (!points.empty()) outcome.last = points.back();
+  outcome.cpu_seconds = 10;
+  result.outcome = outcome;
+  return result;
+}
+
+// Two seeds at 4 heads. Tuned ends 0.5 below its twin each time and is there in half the compute.
+Results Sample() {
+  Results results;
+  results.spec.name = "sample";
+  results.spec.twin = true;
+  for (std::uint64_t seed : {0, 1}) {
+    const double shift = static_cast<double>(seed);
+    results.runs.push_back(
+        MakeResult("untuned", 4, seed, {{0, 0, 4 + shift}, {10, 10, 2 + shift}}));
+    results.runs.push_back(MakeResult(
+        "kmeans", 4, seed, {{0, 0, 4 + shift}, {10, 5, 2 + shift}, {20, 10, 1.5 + shift}}));
+  }
+  return results;
+}
+
+double FigureOf(const Results& results, const std::string& name, const Selection& selection = {}) {
+  const auto figure = Compute(name, results, selection);
+  REQUIRE(figure);
+  return figure->interval.mean;
+}
+
+TEST_CASE("figures pair runs by parameters and seed") {
+  const Results results = Sample();
+  CHECK(FigureOf(results, "value") == Approx(2.0));
+  CHECK(FigureOf(results, "difference") == Approx(-0.5));
+  CHECK(*Compute("difference", results, {})->interval.high == Approx(-0.5));
+  CHECK(FigureOf(results, "relative") == Approx(std::sqrt(1.5 / 2.0 * 2.5 / 3.0)));
+  CHECK(FigureOf(results, "worst_relative") == Approx(2.5 / 3.0));
+  CHECK(FigureOf(results, "compute") == Approx(1.0));
+  CHECK(FigureOf(results, "compute_to_target") == Approx(0.5));
+  CHECK(FigureOf(results, "reached") == 1.0);
+  CHECK(FigureOf(results, "failed") == 0.0);
+}
+
+TEST_CASE("a selection takes the policy, the parameters and the seed that it names") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("keep", 4, 0, {{10, 10, 1.75}}));
+  Selection selection;
+  selection.policy = "kmeans";
+  selection.against = "keep";
+  CHECK(FigureOf(results, "difference", selection) == Approx(-0.25));
+  CHECK(Compute("difference", results, selection)->left_out == 1);
+  selection = {};
+  selection.where = json{{"heads", 2}};
+  CHECK_FALSE(Compute("value", results, selection));
+  selection.where = json{{"seed", 1}, {"heads", 4}};
+  CHECK(FigureOf(results, "value", selection) == Approx(2.5));
+  CHECK_THROWS_AS(Compute("gain", results, {}), std::invalid_argument);
+}
+
+TEST_CASE("a run that never reaches its twin makes the mean infinite, not absent") {
+  Results results = Sample();
+  results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {10, 10, 3}});
+  CHECK(std::isinf(FigureOf(results, "compute_to_target")));
+  CHECK(FigureOf(results, "reached") == Approx(0.5));
+}
+
+TEST_CASE("a halved run is compared with its twin where it was stopped") {
+  Results results = Sample();
+  results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {5, 5, 2.5}}, Ending::kHalved);
+  Selection selection;
+  selection.where = json{{"seed", 0}};
+  CHECK(FigureOf(results, "difference", selection) == Approx(-0.5));
+}
+
+TEST_CASE("a bar holds by its figure, its end of the interval, and every run's result") {
+  Results results = Sample();
+  Bar bar{.name = "gains",
+          .figure = "difference",
+          .policy = "",
+          .against = "untuned",
+          .where = json::object(),
+          .bound = "high",
+          .at_most = true,
+          .threshold = -0.4};
+  const auto holds = [&](const Bar& claim) {
+    results.spec.bars = {claim};
+    return Judge(results)[0].holds;
+  };
+  CHECK(holds(bar));
+  bar.threshold = -0.6;
+  CHECK_FALSE(holds(bar));
+  bar.at_most = false;
+  CHECK(holds(bar));
+  bar.policy = "network";
+  CHECK_FALSE(holds(bar));  // nobody has the figure
+  CHECK_THAT(Describe(Judge(results)[0]), Contains("FAILS") && Contains("no run has"));
+  bar.policy = "";
+  results.runs[3] = MakeResult("kmeans", 4, 1, {}, Ending::kFailed);
+  CHECK_FALSE(holds(bar));  // one run has no result
+  CHECK_THAT(Describe(Judge(results)[0]), Contains("1 without a result"));
+  bar.figure = "worst_relative";
+  results = Sample();
+  CHECK_FALSE(holds(bar));  // it has no interval to take the end of
+}
+
+TEST_CASE("the report says the same in all its forms") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("kmeans", 8, 0, {}, Ending::kTime));
+  results.runs.back().outcome->why = "over its limit, of 3 s";
+  const json provenance = {{"attune", "0"},     {"revision", "0123456789abcdef"},
+                           {"modified", false}, {"system", "Linux"},
+                           {"processors", 2},   {"processor", "P"},
+                           {"memory", "1 kB"},  {"packages", {{"libc6", "2.36"}}}};
+  const json report = ReportJson(results, provenance);
+  CHECK(report.at("policies").at("kmeans").at("difference").at("mean") == -0.5);
+  CHECK(report.at("groups").size() == 3);
+  CHECK(report.at("runs").size() == 5);
+  CHECK(report.at("endings").at("time") == 1);
+  const json& curve = report.at("groups").at(0).at("curve_over_compute");
+  CHECK(curve.back().at("compute") == 10);
+  CHECK(curve.back().at("mean") == 2.0);
+  for (const std::string& text :
+       {ReportText(results, provenance), ReportMarkdown(results, provenance)}) {
+    CHECK_THAT(text, Contains("-0.5 [-0.5, -0.5]") && Contains("0123456789ab") &&
+                         Contains("libc6 2.36") && Contains("over its limit, of 3 s"));
+  }
+  const std::string csv = ReportCsv(results);
+  CHECK_THAT(csv, Contains("run,heads,policy,seed,ending,why,value"));
+  CHECK_THAT(csv, Contains("\"over its limit, of 3 s\""));
+}
+
+}  // namespace
+}  // namespace attune::sweep

@@ -1,0 +1,279 @@
+// The real `attune sweep`, with shell scripts as trainers: limits, kills, resumption.
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "agent/sweep/plan.h"
+#include "agent/sweep/task.h"
+#include "tests/catch.hpp"
+#include "tests/process/process.h"
+
+namespace attune::test {
+namespace {
+
+using Catch::Matchers::Contains;
+using nlohmann::json;
+
+struct Ended {
+  int status = 0;
+  std::string out, err;
+};
+
+// A state directory, and sweeps in it.
+class Workplace {
+ public:
+  [[nodiscard]] std::filesystem::path Path() const { return home_.Path(); }
+  [[nodiscard]] std::unique_ptr<Process> Start(std::vector<std::string> words) const {
+    words.insert(words.begin(), {ATTUNE_BINARY, "sweep"});
+    words.insert(words.begin() + 3,
+                 {"--config=/dev/null", "--state-directory=" + (Path() / "state").string()});
+    return std::make_unique<Process>(Path(), words);
+  }
+  [[nodiscard]] Ended Sweep(const std::vector<std::string>& words) const {
+    const auto process = Start(words);
+    const int status = process->Wait();
+    return {status, process->Out(), process->Err()};
+  }
+  // Writes NAME.toml: `script` is the trainer, for sh, whose $1 is run's number; `rest` follows.
+  [[nodiscard]] std::string File(const std::string& name, const std::string& script,
+                                 const std::string& rest = "") const {
+    std::ofstream(Path() / (name + ".sh")) << script;
+    const auto file = Path() / (name + ".toml");
+    std::ofstream(file) << "command = ['sh', '" << name << ".sh', '{run}', '{a}']\n" << rest;
+    return file.string();
+  }
+  [[nodiscard]] sweep::Folder FolderOf(const std::string& name) const {
+    return sweep::Folder(Path() / "state" / "sweeps" / name);
+  }
+  // Lines that the runs have left in `begun`, one for each time that one began.
+  [[nodiscard]] std::vector<std::string> Begun() const {
+    std::vector<std::string> lines;
+    std::ifstream stream(Path() / "begun");
+    for (std::string line; std::getline(stream, line);) lines.push_back(line);
+    std::ranges::sort(lines);
+    return lines;
+  }
+
+ private:
+  TemporaryDirectory home_;
+};
+
+constexpr const char* kGrid = "[parameters]\na = [1, 2, 3, 4]\n";
+// Says that it began, and its result.
+constexpr const char* kQuick = "echo $1 >> begun\necho \"{\\\"validation_loss\\\": $2}\"\n";
+// The same, but waits for the file `go` in between.
+constexpr const char* kWaits =
+    "echo $1 >> begun\nuntil [ -e go ]; do sleep 0.02; done\n"
+    "echo \"{\\\"validation_loss\\\": $2}\"\n";
+
+TEST_CASE("a sweep runs every run once, reports, and has nothing left to do") {
+  const Workplace work;
+  const std::string file = work.File("quick", kQuick, kGrid);
+  const Ended first = work.Sweep({"run", file, "--parallel", "3"});
+  INFO(first.err);
+  CHECK(first.status == 0);
+  CHECK_THAT(first.out, Contains("4 runs: 4 finished"));
+  CHECK(work.Begun() == std::vector<std::string>{"1", "2", "3", "4"});
+  CHECK(work.Sweep({"run", file}).status == 0);
+  CHECK(work.Begun().size() == 4);
+  const json report = json::parse(work.Sweep({"report", "--format", "json"}).out);
+  CHECK(report.at("groups").at(0).at("parameters").at("a") == 1);
+  CHECK(report.at("groups").at(0).at("value").at("mean") == 1.0);
+  CHECK(std::filesystem::exists(work.FolderOf("quick").Path() / "report.md"));
+  const Ended status = work.Sweep({"status", "--format", "json"});
+  CHECK(json::parse(status.out).at(0).at("state") == "done");
+}
+
+TEST_CASE("a dry run lists the runs and begins none") {
+  const Workplace work;
+  const Ended listed = work.Sweep({"run", work.File("dry", kQuick, kGrid), "--dry-run"});
+  CHECK_THAT(listed.out, Contains("sh dry.sh 4 4"));
+  CHECK(work.Begun().empty());
+  CHECK(work.FolderOf("dry").Names(work.Path() / "state" / "sweeps").empty());
+}
+
+TEST_CASE(
+    "runs that die, hang, fall silent, grow or say nothing have their outcome, and others go on") {
+  const Workplace work;
+  const std::string script =
+      "case $2 in\n"
+      "1) echo oops >&2; exit 3 ;;\n"
+      "2) kill -KILL $$ ;;\n"
+      "3) while :; do echo more; sleep 0.05; done ;;\n"
+      "4) sleep 100 ;;\n"
+      "5) echo done ;;\n"
+      "6) exec perl -e '$x = \"a\" x (200 << 20); print \"{}\\n\" while sleep 1' ;;\n"
+      "7) echo '{\"validation_loss\": 1}'; echo '{\"validation_loss\": null}' ;;\n"
+      "8) echo '{\"validation_loss\": 0.5}' ;;\n"
+      "esac\n";
+  const Ended ended = work.Sweep(
+      {"run", work.File("bad", script,
+                        "[parameters]\na = [1, 2, 3, 4, 5, 6, 7, 8]\n"
+                        "[limits]\nparallel = 8\nseconds = 4\nsilence = 2\nmemory = '100M'\n")});
+  INFO(ended.out << ended.err);
+  CHECK(ended.status == 1);
+  const auto outcome = [&](std::uint64_t run) { return *work.FolderOf("bad").ReadOutcome(run); };
+  CHECK(outcome(1).ending == sweep::Ending::kFailed);
+  CHECK(outcome(1).why == "exit status 3: oops");
+  CHECK_THAT(outcome(2).why, Contains("killed by signal 9"));
+  CHECK(outcome(3).ending == sweep::Ending::kTime);
+  CHECK(outcome(4).ending == sweep::Ending::kSilence);
+  CHECK_THAT(outcome(5).why, Contains("without a line of JSON with a finite 'validation_loss'"));
+  CHECK(outcome(6).ending == sweep::Ending::kMemory);
+  CHECK(outcome(7).ending == sweep::Ending::kFailed);
+  CHECK_FALSE(outcome(7).last);
+  CHECK(outcome(8).ending == sweep::Ending::kFinished);
+  CHECK_THAT(ended.out, Contains("7 of") || Contains("1 finished"));
+}
+
+TEST_CASE("a command that is not there fails its runs with its name") {
+  const Workplace work;
+  std::ofstream(work.Path() / "none.toml") << "command = ['./no-such-trainer']\n";
+  CHECK(work.Sweep({"run", (work.Path() / "none.toml").string()}).status == 1);
+  CHECK_THAT(work.FolderOf("none").ReadOutcome(1)->why,
+             Contains("cannot start ./no-such-trainer") && Contains("No such file"));
+}
+
+TEST_CASE("what a run prints is kept up to a limit, and its points beyond it") {
+  const Workplace work;
+  const std::string script =
+      "i=0; while [ $i -lt 200 ]; do echo \"{\\\"validation_loss\\\": $i}\"; i=$((i + 1)); done\n";
+  CHECK(
+      work.Sweep({"run", work.File("loud", script, "[parameters]\na = 1\n[limits]\nlog = 1000\n")})
+          .status == 0);
+  const sweep::Folder folder = work.FolderOf("loud");
+  CHECK(std::filesystem::file_size(folder.Of(1) / "output") < 1200);
+  CHECK(folder.ReadPoints(1).size() == 200);
+  CHECK(folder.ReadOutcome(1)->last->value == 199);
+}
+
+TEST_CASE("after the runner is killed its runs go on, and resume runs the rest, nothing twice") {
+  const Workplace work;
+  {
+    const auto runner = work.Start({"run", work.File("killed", kWaits, kGrid), "--parallel", "2"});
+    REQUIRE(Eventually([&] { return work.Begun().size() == 2; }));
+    runner->Signal(SIGKILL);
+    runner->Wait();
+  }
+  CHECK_FALSE(work.FolderOf("killed").ReadOutcome(1));
+  CHECK(sweep::IsHeld(work.FolderOf("killed").Of(1) / "lock"));
+  const auto resumed = work.Start({"resume", "killed", "--parallel", "2"});
+  std::ofstream(work.Path() / "go") << "go";
+  const int status = resumed->Wait();
+  INFO(resumed->Err());
+  CHECK(status == 0);
+  CHECK(work.Begun() == std::vector<std::string>{"1", "2", "3", "4"});
+  CHECK(work.FolderOf("killed").ReadOutcome(1)->ending == sweep::Ending::kFinished);
+}
+
+TEST_CASE("a killed task takes its run with it, and only that run is done again") {
+  const Workplace work;
+  const auto runner = work.Start({"run", work.File("task", kWaits, kGrid), "--parallel", "4"});
+  REQUIRE(Eventually([&] { return work.Begun().size() == 4; }));
+  pid_t task = 0;
+  std::ifstream(work.FolderOf("task").Of(3) / "lock") >> task;
+  REQUIRE(task > 0);
+  kill(task, SIGKILL);
+  std::ofstream(work.Path() / "go") << "go";
+  CHECK(runner->Wait() == 1);
+  CHECK_THAT(runner->Err(), Contains("run 3") && Contains("is not done"));
+  CHECK_FALSE(work.FolderOf("task").ReadOutcome(3));
+  CHECK(work.Sweep({"resume", "task"}).status == 0);
+  CHECK(work.Begun() == std::vector<std::string>{"1", "2", "3", "3", "4"});
+}
+
+TEST_CASE("stop ends the runs under way, without an outcome, and resume does them again") {
+  const Workplace work;
+  const auto runner = work.Start({"run", work.File("stop", kWaits, kGrid), "--parallel", "1"});
+  REQUIRE(Eventually([&] { return work.Begun().size() == 1; }));
+  CHECK_THAT(work.Sweep({"run", (work.Path() / "stop.toml").string()}).err,
+             Contains("is running this sweep"));
+  CHECK(work.Sweep({"stop", "stop"}).status == 0);
+  CHECK(runner->Wait() == 1);
+  CHECK_FALSE(work.FolderOf("stop").ReadOutcome(1));
+  CHECK(work.Sweep({"stop", "stop"}).status == 1);
+  std::ofstream(work.Path() / "go") << "go";
+  CHECK(work.Sweep({"resume", "stop"}).status == 0);
+  CHECK(work.Begun() == std::vector<std::string>{"1", "1", "2", "3", "4"});
+}
+
+TEST_CASE("failed runs are done again where that is asked for, and finished ones never") {
+  const Workplace work;
+  const std::string script = std::string("[ $2 = 2 ] && ! [ -e go ] && exit 1\n") + kQuick;
+  CHECK(work.Sweep({"run", work.File("again", script, kGrid)}).status == 1);
+  CHECK(work.Sweep({"resume", "again"}).status == 1);
+  CHECK(work.Begun() == std::vector<std::string>{"1", "3", "4"});
+  std::ofstream(work.Path() / "go") << "go";
+  CHECK(work.Sweep({"resume", "again", "--failed"}).status == 0);
+  CHECK(work.Begun() == std::vector<std::string>{"1", "2", "3", "4"});
+}
+
+TEST_CASE("halving stops the worse runs early and lets the best one end") {
+  const Workplace work;
+  const std::string script =
+      "for i in 1 2 3 4; do echo \"{\\\"step\\\": $i, \\\"validation_loss\\\": $2}\"; done\n"
+      "sleep 0.2; echo $1 >> begun\n";
+  const Ended ended = work.Sweep({"run", work.File("halve", script,
+                                                   "[parameters]\na = [1, 3, 4, 2]\n"
+                                                   "[halving]\nresource = 'step'\nleast = 2\n")});
+  CHECK(ended.status == 0);
+  const auto ending = [&](std::uint64_t run) {
+    return work.FolderOf("halve").ReadOutcome(run)->ending;
+  };
+  CHECK(ending(1) == sweep::Ending::kFinished);
+  CHECK(ending(2) == sweep::Ending::kHalved);
+  CHECK(ending(3) == sweep::Ending::kHalved);
+  CHECK_THAT(work.FolderOf("halve").ReadOutcome(2)->why, Contains("best 1/3 of 2 runs at step 2"));
+}
+
+TEST_CASE("a budget for the whole sweep ends it between two runs") {
+  const Workplace work;
+  const std::string script =
+      std::string("i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done\n") + kQuick;
+  const Ended ended =
+      work.Sweep({"run", work.File("budget", script,
+                                   std::string(kGrid) + "[limits]\ncompute_seconds = 0.000001\n")});
+  CHECK(ended.status == 1);
+  CHECK_THAT(ended.err, Contains("3 of 4 runs to do") && Contains("compute_seconds are spent"));
+  CHECK(work.Begun() == std::vector<std::string>{"1"});
+}
+
+TEST_CASE("report --check prints every bar and exits 0 only if all hold") {
+  const Workplace work;
+  const std::string bars =
+      "[[bar]]\nname = 'low'\nfigure = 'value'\nat_most = 2.5\n"
+      "[[bar]]\nname = 'all'\nfigure = 'failed'\nat_most = 0\n";
+  CHECK(work.Sweep({"run", work.File("bars", kQuick, std::string(kGrid) + bars)}).status == 0);
+  const Ended holds = work.Sweep({"report", "bars", "--check"});
+  CHECK(holds.status == 0);
+  CHECK_THAT(holds.out,
+             Contains("holds  low: value at most 2.5, is 2.5") && Contains("holds  all"));
+  const std::string tight = "[[bar]]\nname = 'tight'\nfigure = 'value'\nat_most = 2.4\n";
+  CHECK(work.Sweep({"run", work.File("tight", kQuick, std::string(kGrid) + tight)}).status == 0);
+  CHECK(work.Sweep({"report", "tight", "--check"}).status == 1);
+}
+
+TEST_CASE("pinned runs keep to a processor of their own") {
+  const Workplace work;
+  const std::string script =
+      "echo \"{\\\"validation_loss\\\": $(grep Cpus_allowed_list /proc/self/status | cut -f "
+      "2)}\"\n";
+  CHECK(
+      work.Sweep({"run", work.File("pin", script, "[parameters]\na = [1]\n[limits]\npin = true\n")})
+          .status == 0);
+  CHECK(work.Sweep({"run", work.File("wide", script,
+                                     "[parameters]\na = [1]\n[limits]\npin = true\ncpus = 4096\n")})
+            .status == 3);
+}
+
+TEST_CASE("a sweep that is not there, or a word that is none, is one clear line") {
+  const Workplace work;
+  CHECK_THAT(work.Sweep({"resume", "none"}).err, Contains("there is no sweep yet"));
+  CHECK_THAT(work.Sweep({"resum", "none"}).err, Contains("did you mean resume?"));
+  CHECK(work.Sweep({"resum", "none"}).status == 2);
+  CHECK_THAT(work.Sweep({"run", "/none.toml"}).err, Contains("cannot read /none.toml"));
+}
+
+}  // namespace
+}  // namespace attune::test
