@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds and runs one benchmark; its last line is JSON with name, ours, reference, unit and ratio.
+# Usage: experiments/bench/run.sh NAME | all
+#   insert   trials per second as the daemon writes them, beside bare prepared statements
+#   page     filtered, sorted pages of 10,000,000 trials, beside SQL by hand; opening that store
+#   merge    two stores of 1,000,000 trials, beside a bare INSERT … SELECT
+#   sweep    what a sweep costs beside its 100 runs
+#   jobs     what 1,000 jobs at a time cost one daemon
+#   stopped  a trainer's step beside a stopped and a killed daemon
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+names=(insert page merge sweep jobs stopped)
+
+run() {
+  cmake --preset release >/dev/null
+  case "$1" in
+    insert | page) cmake --build --preset release --target attune-bench-history >&2 && build/release/bin/attune-bench-history "$1" ;;
+    merge) cmake --build --preset release --target attune-bench-merge >&2 && build/release/bin/attune-bench-merge ;;
+    sweep) cmake --build --preset release --target attune >&2 && experiments/bench/sweep.sh ;;
+    jobs) cmake --build --preset release --target attuned attune attune-bench-jobs >&2 && experiments/bench/jobs.sh ;;
+    stopped) cmake --build --preset release --target attune attuned attune-demo-lm >&2 && experiments/bench/stopped.sh ;;
+  esac
+}
+
+case "${1:-}" in
+  all) for name in "${names[@]}"; do run "$name" | tail -n 1; done ;;
+  -h | --help | "") sed -n '2,/^set /{s/^# \{0,1\}//p}' "$0" ;;
+  *)
+    printf '%s\n' "${names[@]}" | grep -qx "$1" || { echo "run.sh: there is no benchmark '$1'; there are ${names[*]}" >&2; exit 2; }
+    run "$1"
+    ;;
+esac
