@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <set>
 
 #include "agent/paths.h"
@@ -391,12 +390,30 @@ TEST_CASE("a store that another program has locked is refused by every command")
 // --- completion, help and man pages ---
 
 std::set<std::string> FlagsIn(const std::string& text) {
-  static const std::regex kFlag("--[a-z][a-z-]*");
+  const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
   std::set<std::string> flags;
-  for (std::sregex_iterator at(text.begin(), text.end(), kFlag), end; at != end; ++at) {
-    flags.insert(at->str());
+  for (std::size_t at = text.find("--"); at != std::string::npos; at = text.find("--", at)) {
+    std::size_t end = at + 2;
+    if (end < text.size() && is_letter(text[end])) {
+      while (end < text.size() && (is_letter(text[end]) || text[end] == '-')) ++end;
+      flags.insert(text.substr(at, end - at));
+    }
+    at = end;
   }
   return flags;
+}
+
+// Without the fonts of roff and the backslashes before its hyphens.
+std::string WithoutMarkup(const std::string& page) {
+  std::string text;
+  for (std::size_t at = 0; at < page.size(); ++at) {
+    if (page[at] != '\\') {
+      text += page[at];
+    } else if (page.compare(at, 2, "\\f") == 0) {
+      at += 2;
+    }
+  }
+  return text;
 }
 
 class Completer {
@@ -464,7 +481,7 @@ TEST_CASE("every flag of a command is in its help, its completion and the man pa
     REQUIRE(start != std::string::npos);
     std::string part = page.substr(start, page.find(".SS ", start + 1) - start) +
                        page.substr(page.find(".SH COMMON FLAGS"));
-    part = std::regex_replace(part, std::regex(R"(\\f[BIR]|\\)"), "");
+    part = WithoutMarkup(part);
     const std::set<std::string> documented = FlagsIn(help);
     for (const std::string& flag : offered) {
       CAPTURE(flag);
