@@ -125,7 +125,7 @@ int main(int argc, char** argv) {
     paths.Create();
 
     std::function<std::unique_ptr<attune::Learner>(attune::Writer&)> learner;
-    if (options.learn) {
+    if (options.learn || options.network != "none") {
       learner = [&](attune::Writer& writer) {
         return attune::MakeNetworkLearner(options, paths, writer);
       };

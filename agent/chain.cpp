@@ -11,12 +11,17 @@
 
 namespace attune {
 namespace {
-constexpr std::array<std::string_view, 6> kPolicies = {"auto",   "keep",    "random",
-                                                       "kmeans", "qk_clip", "network"};
+constexpr std::array<std::string_view, 8> kPolicies = {
+    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "explore", "network"};
 }  // namespace
 
 Chain::Chain(std::string_view policy)
-    : keep_(MakeKeep()), random_(MakeRandom()), kmeans_(MakeKMeans()), qk_clip_(MakeQkClip()) {
+    : keep_(MakeKeep()),
+      random_(MakeRandom()),
+      kmeans_(MakeKMeans()),
+      qk_clip_(MakeQkClip()),
+      explore_(MakeExplore()),
+      importance_(MakeImportance()) {
   Use(policy);
 }
 
@@ -46,6 +51,10 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random)
     order.push_back(kmeans_.get());
   } else if (asked == "qk_clip") {
     order.push_back(qk_clip_.get());
+  } else if (asked == "importance") {
+    order.push_back(importance_.get());
+  } else if (asked == "explore") {
+    order.push_back(explore_.get());
   }
   order.push_back(keep_.get());
 

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <unordered_set>
 #include <utility>
@@ -63,20 +64,30 @@ class NetworkLearner : public Learner {
       : paths_(paths),
         writer_(writer),
         store_(paths.Store(), Store::Mode::kReadOnly),
-        seed_(options.seed) {
+        seed_(options.seed),
+        least_trials_(options.least_trials) {
     NetworkOptions network_options;
     network_options.seed = options.seed;
     network_options.learning_rate = options.learning_rate;
     network_options.least_trials = options.least_trials;
+    network_options.explore = options.learn ? options.explore : 0;
     if (std::filesystem::exists(paths.Checkpoint())) {
       try {
         network_ = Network::Load(paths.Checkpoint(), network_options);
         Publish();
       } catch (const NetworkError& error) {
-        spdlog::error("{}; a new network begins", error.what());
+        spdlog::error("{}; it begins anew", error.what());
       }
     }
+    if (!network_ && options.network == "shipped") {
+      network_ = Network::Shipped(network_options);
+      Publish();
+    } else if (!network_ && options.network != "none") {
+      network_ = Network::Load(options.network, network_options);
+      Publish();
+    }
     if (!network_) network_ = std::make_unique<Network>(network_options);
+    if (!options.learn) return;
     // What an earlier daemon's network learned from is not learned from twice.
     if (network_->Trials() > 0) {
       for (const Trial& trial : Replay()) learned_.insert(trial.id);
@@ -120,19 +131,25 @@ class NetworkLearner : public Learner {
   }
 
   void Lesson() {
-    std::vector<Sample> rules;
     std::map<std::uint64_t, std::vector<Trial>> jobs;
+    std::set<std::uint64_t> news;  // jobs
     std::uint64_t fresh = 0;
     for (Trial& trial : Replay()) {
-      const bool is_new = learned_.insert(trial.id).second;
-      fresh += is_new ? 1 : 0;
-      if (trial.decider == "kmeans" && InForce(trial)) rules.push_back(SampleOf(trial));
-      if (is_new) jobs[trial.job].push_back(std::move(trial));
+      if (learned_.insert(trial.id).second) {
+        ++fresh;
+        news.insert(trial.job);
+      }
+      jobs[trial.job].push_back(std::move(trial));
     }
     if (fresh == 0) return;
 
+    std::vector<Sample> rules;
     std::vector<Sample> own;
-    for (const auto& [job, trials] : jobs) Collect(trials, own);
+    const bool begins = network_->Trials() < least_trials_;
+    for (const auto& [job, trials] : jobs) {
+      if (begins) Collect(trials, "kmeans", rules);
+      if (news.contains(job)) Collect(trials, "network", own);
+    }
     UpdateReport cloned;
     UpdateReport learned;
     if (!rules.empty()) cloned = network_->Clone(rules);
@@ -149,8 +166,9 @@ class NetworkLearner : public Learner {
     spdlog::info("network version {}: {}", network_->Version(), provenance);
   }
 
-  // One job's windows in order become samples where the network decided.
-  void Collect(const std::vector<Trial>& trials, std::vector<Sample>& own) const {
+  // One job's windows in order become samples where `decider` decided.
+  void Collect(const std::vector<Trial>& trials, std::string_view decider,
+               std::vector<Sample>& collected) const {
     std::vector<Sample> samples;
     std::vector<double> rewards;
     std::vector<double> values;
@@ -162,10 +180,10 @@ class NetworkLearner : public Learner {
     values.push_back(0);
     const auto advantages = Advantages(rewards, values, kDiscount, kLambda);
     for (std::size_t i = 0; i < trials.size(); ++i) {
-      if (trials[i].decider != "network" || !InForce(trials[i])) continue;
+      if (trials[i].decider != decider || !InForce(trials[i])) continue;
       samples[i].advantage = advantages[i];
       samples[i].target_value = advantages[i] + values[i];
-      own.push_back(std::move(samples[i]));
+      collected.push_back(std::move(samples[i]));
     }
   }
 
@@ -179,6 +197,7 @@ class NetworkLearner : public Learner {
   Writer& writer_;
   Store store_;
   std::uint64_t seed_;
+  std::uint64_t least_trials_;
   std::unique_ptr<Network> network_;
   std::unordered_set<std::uint64_t> learned_;
 

@@ -12,11 +12,14 @@ namespace attune {
 
 class Writer;
 
-// A lesson (after a job has ended): the rules' trials among the last 4,096 are cloned, which is the
-// warm start and the leash; then the network's own new trials are learned from by PPO, advantages
-// by GAE over each job's windows. The checkpoint in the state directory is read at the start and
-// replaced after every lesson; one that cannot be read is said so in the log and left alone until
-// then. Throws StoreError if the store cannot be read.
+// The network begins as the checkpoint in the state directory, or as the knob `network` says where
+// there is none; a checkpoint that cannot be read is said so in the log and left alone until the
+// first lesson. Without the knob `learn` that is all.
+//
+// A lesson (after a job has ended): a network that has not learned enough to decide clones the
+// rules' trials among the last 4,096, its warm start; then its own new trials are learned from by
+// PPO, advantages by GAE over each job's windows. The checkpoint is replaced after every lesson.
+// Throws StoreError if the store cannot be read, NetworkError if the knob's file cannot.
 [[nodiscard]] std::unique_ptr<Learner> MakeNetworkLearner(const Options& options,
                                                           const Paths& paths, Writer& writer);
 

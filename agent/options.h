@@ -25,6 +25,8 @@ struct Options {
   double change_budget = 1.0;
   double rollback = 3.0;
   std::uint64_t hold = 4;
+  std::string change = "all";
+  bool heads_by_lot = false;
   std::string baseline = "warmup";
   std::uint64_t seed = 0;
   // Talking
@@ -34,7 +36,9 @@ struct Options {
   double silence = 60.0;
   double linger = 0.0;
   // Learning
+  std::string network = "shipped";
   bool learn = true;
+  double explore = 0.1;
   double learning_rate = 1e-4;
   std::uint64_t least_trials = 256;
   // Logging

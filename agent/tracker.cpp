@@ -153,7 +153,7 @@ Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
   trial.imbalance = now.imbalance;
   trial.state = MakeState(record_.spec, setting_, now, before, readings_.front(),
                           static_cast<std::size_t>(options_.windows));
-  trial.mask = MaskOf(record_.spec.topology, setting_);
+  trial.mask = OpenChoices();
   trial.setting = setting_;
 
   const auto keep = [&](std::string why) {
@@ -176,18 +176,38 @@ Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
     const Situation situation{record_.spec, setting_,   now,      before,
                               trial.state,  trial.mask, progress, window};
     Chain::Choice choice = chain.Decide(situation, random_);
+    if (options_.heads_by_lot) {
+      std::uniform_real_distribution<float> lot(0, 1);
+      for (float& score : choice.decision.action.score) score = lot(random_);
+    }
     std::string note;
     Action action =
         governor_.Limit(record_.spec.topology, setting_, std::move(choice.decision.action), note);
     trial.setting = Apply(record_.spec.topology, setting_, action);
-    // What the governor cut is no longer the policy's own choice, and nobody learns from it.
-    if (note.empty()) trial.action = std::move(action);
+    // What was cut or drawn by lot is no longer the policy's own choice: nobody learns from it.
+    if (note.empty() && !options_.heads_by_lot) trial.action = std::move(action);
     trial.decider = std::move(choice.decider);
     trial.why = choice.decision.why + note;
     trial.policy_version = choice.decision.policy_version;
     trial.log_probability = choice.decision.log_probability;
   }
   return trial;
+}
+
+ActionMask Tracker::OpenChoices() const {
+  ActionMask mask = MaskOf(record_.spec.topology, setting_);
+  if (options_.change == "heads") {
+    for (auto& open : mask.scale) {
+      open = {};
+      open[kKeepScale] = 1;
+    }
+  } else if (options_.change == "scales") {
+    for (auto& open : mask.count) {
+      open = {};
+      open[static_cast<std::size_t>(CountChange::kKeep)] = 1;
+    }
+  }
+  return mask;
 }
 
 void Tracker::Issue(Trial trial, Emission& emission) {

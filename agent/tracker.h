@@ -56,6 +56,7 @@ class Tracker {
  private:
   void CloseWindow(std::uint32_t window, Emission& emission);
   [[nodiscard]] Trial Decide(std::uint32_t window, double progress, Chain& chain);
+  [[nodiscard]] ActionMask OpenChoices() const;
   void Issue(Trial trial, Emission& emission);
   void Reward(double correction, Emission& emission) const;
   [[nodiscard]] double UntunedWindowCompute() const;

@@ -15,8 +15,8 @@ namespace attune {
 
 // Factors on a head's logit scale, by choice index.
 inline constexpr std::size_t kScaleChoices = 5;
-inline constexpr std::array<float, kScaleChoices> kScaleFactors = {1 / 1.5F, 1 / 1.15F, 1.0F, 1.15F,
-                                                                   1.5F};
+inline constexpr std::array<float, kScaleChoices> kScaleFactors = {1 / 4.0F, 1 / 1.5F, 1.0F, 1.5F,
+                                                                   4.0F};
 inline constexpr std::uint8_t kKeepScale = 2;
 
 // Changes of a site's number of active heads, by choice index.

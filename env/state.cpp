@@ -32,21 +32,23 @@ double StepCost(const WindowReading& now, const WindowReading& first) {
   return now_seconds > 0 && first_seconds > 0 ? std::log2(now_seconds / first_seconds) : 0;
 }
 
-// The last seven features: they are of the job.
-constexpr std::size_t kJobFeatures = 7;
+// The last eight features: they are of the job.
+constexpr std::size_t kJobFeatures = 8;
 std::array<double, kJobFeatures> JobFeatures(const JobSpec& spec, const WindowReading& now,
                                              const WindowReading* before,
                                              const WindowReading& first, std::size_t windows) {
   // A first loss of 0 leaves no measure for what follows; losses are then taken as they are.
   const double unit = first.loss > 0 ? first.loss : 1;
   const double drop = before != nullptr ? before->loss - now.loss : 0;
-  return {Progress(spec.budget, now.last_step, now.end_compute),
+  const double progress = Progress(spec.budget, now.last_step, now.end_compute);
+  return {progress,
           now.loss / unit,
           drop / unit * static_cast<double>(windows) / 2,
           now.attention_share,
           StepCost(now, first),
           spec.learning_rate > 0 ? std::log10(spec.learning_rate) / 4 : 0,
-          spec.budget.kind == BudgetKind::kCompute ? 1.0 : 0.0};
+          spec.budget.kind == BudgetKind::kCompute ? 1.0 : 0.0,
+          progress > 0 ? std::log10(static_cast<double>(now.last_step) / progress) / 4 : 0};
 }
 
 // Mean importance of the site's active heads.

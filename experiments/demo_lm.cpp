@@ -10,9 +10,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <iostream>
+#include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -21,6 +26,7 @@
 #include <vector>
 
 #include "collectors/attach.h"
+#include "experiments/language_model.h"
 #include "experiments/text.h"
 
 namespace attune {
@@ -30,6 +36,14 @@ namespace po = boost::program_options;
 
 struct Options {
   std::string text;
+  std::string data;
+  std::string task;
+  std::string optimizer;
+  std::string defect;
+  std::int64_t active_heads = 0;  // 0: all
+  double logit_scale = 1;
+  bool grow = false;
+  bool learned_scale = false;
   std::string name;
   std::string report;
   std::string format;
@@ -42,6 +56,7 @@ struct Options {
   std::int64_t layers = 0;
   std::int64_t batch = 0;
   double rate = 0;
+  double rate_factor = 1;
   double evaluate_every = 0;
 };
 
@@ -60,6 +75,13 @@ po::options_description Describe(Options& options) {
       ("help,h", "say this")
       ("text", po::value(&options.text)->value_name("FILE"),
        "what to train on; default: Debian's package descriptions, from apt")
+      ("data", po::value(&options.data)->value_name("NAME"),
+       "or a text by name: packages, licences, headers, cmake, perl (this system's), or generated: "
+       "sums, triples, sessions, shapes")
+      ("task", po::value(&options.task)->value_name("T")->default_value("next"),
+       "next: the next character; masked: one of seven characters, from those on both sides")
+      ("optimizer", po::value(&options.optimizer)->value_name("O")->default_value("adamw"),
+       "adamw or sgd (momentum 0.9)")
       ("seed", po::value(&options.seed)->value_name("N")->default_value(0),
        "of the weights and the batches")
       ("budget-seconds", po::value(&options.budget_seconds)->value_name("S")->default_value(90),
@@ -75,7 +97,19 @@ po::options_description Describe(Options& options) {
       ("batch", po::value(&options.batch)->value_name("N")->default_value(12),
        "sequences in a step")
       ("rate", po::value(&options.rate)->value_name("R")->default_value(3e-3, "0.003"),
-       "learning rate of AdamW at its highest: up in 2 % of the budget, then a cosine to 0")
+       "learning rate at its highest: up in 2 % of the budget, then a cosine to 0")
+      ("rate-factor", po::value(&options.rate_factor)->value_name("F")->default_value(1),
+       "on that rate: what a change of it does")
+      ("defect", po::value(&options.defect)->value_name("D")->default_value("none"),
+       "how its attention is born sick: none, hot, cold, dead, identical")
+      ("active-heads", po::value(&options.active_heads)->value_name("N")->default_value(0),
+       "in a layer, from the start; 0: all")
+      ("logit-scale", po::value(&options.logit_scale)->value_name("S")->default_value(1),
+       "of all heads, from the start, 0.0625 to 16")
+      ("grow", po::bool_switch(&options.grow),
+       "an eighth of the heads in the first quarter of the budget, then a quarter, half, all")
+      ("learned-scale", po::bool_switch(&options.learned_scale),
+       "logit scale and output gain of each head learned by gradient; nothing is tuned")
       ("evaluate-every",
        po::value(&options.evaluate_every)->value_name("SHARE")->default_value(0.05, "0.05"),
        "of the budget between two evaluations, 0.001 to 1")
@@ -122,84 +156,27 @@ bool Parse(int argc, char** argv, Options& options) {
   Require(options.width % options.heads == 0, "--width must be a multiple of --heads");
   Require(options.batch >= 1 && options.batch <= 65536, "--batch must be 1 to 65536");
   Require(options.rate > 0 && std::isfinite(options.rate), "--rate must be above 0");
+  Require(options.rate_factor > 0 && std::isfinite(options.rate_factor),
+          "--rate-factor must be above 0");
+  options.rate *= options.rate_factor;
   Require(options.evaluate_every >= 0.001 && options.evaluate_every <= 1,
           "--evaluate-every must be 0.001 to 1");
+  Require(options.text.empty() || options.data.empty(), "give --text or --data, not both");
+  Require(options.task == "next" || options.task == "masked", "--task must be next or masked");
+  Require(options.optimizer == "adamw" || options.optimizer == "sgd",
+          "--optimizer must be adamw or sgd");
+  Require(options.active_heads >= 0 && options.active_heads <= options.heads,
+          "--active-heads must be 0 to --heads");
+  Require(options.logit_scale >= kMinScale && options.logit_scale <= kMaxScale,
+          "--logit-scale must be 0.0625 to 16");
+  Require(!options.learned_scale ||
+              (!options.grow && options.active_heads == 0 && options.logit_scale == 1),
+          "--learned-scale has all heads, and scales of its own");
   Require(options.format == "text" || options.format == "json", "--format must be text or json");
   Require(!options.name.empty() && options.name.size() <= kMaxNameBytes,
           "--name must have 1 to 200 bytes");
   return true;
 }
-
-// Pre-norm transformer block. Once baked it runs the plain attention.
-struct BlockImpl : torch::nn::Module {
-  BlockImpl(std::int64_t width, std::int64_t heads, std::int64_t context)
-      : attention(
-            AttentionOptions{.width = width, .heads = heads, .causal = true, .context = context}),
-        before_attention(torch::nn::LayerNormOptions({width})),
-        before_layers(torch::nn::LayerNormOptions({width})),
-        widen(width, 4 * width),
-        narrow(4 * width, width) {
-    register_module("before_attention", before_attention);
-    register_module("attention", attention);
-    register_module("before_layers", before_layers);
-    register_module("widen", widen);
-    register_module("narrow", narrow);
-  }
-
-  void Bake() {
-    baked = attention->Bake();
-    replace_module("attention", baked);
-  }
-
-  torch::Tensor forward(const torch::Tensor& x) {
-    const torch::Tensor input = before_attention->forward(x);
-    const torch::Tensor y =
-        x + (baked.is_empty() ? attention->forward(input) : baked->forward(input));
-    return y + narrow->forward(torch::gelu(widen->forward(before_layers->forward(y))));
-  }
-
-  TunableAttention attention;
-  PlainAttention baked{nullptr};
-  torch::nn::LayerNorm before_attention, before_layers;
-  torch::nn::Linear widen, narrow;
-};
-TORCH_MODULE(Block);
-
-// Characters in, logits of the next character out.
-struct LanguageModelImpl : torch::nn::Module {
-  LanguageModelImpl(std::int64_t vocabulary, const Options& options)
-      : characters(register_module("characters", torch::nn::Embedding(vocabulary, options.width))),
-        positions(
-            register_module("positions", torch::nn::Embedding(options.context, options.width))),
-        norm(register_module("norm",
-                             torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.width})))),
-        head(register_module("head", torch::nn::Linear(options.width, vocabulary))) {
-    const torch::NoGradGuard no_grad;
-    characters->weight.mul_(0.02);
-    positions->weight.mul_(0.02);
-    for (std::int64_t layer = 0; layer < options.layers; ++layer) {
-      blocks.push_back(register_module("block" + std::to_string(layer),
-                                       Block(options.width, options.heads, options.context)));
-    }
-  }
-
-  // x: [batch, length] → [batch, length, vocabulary]
-  torch::Tensor forward(const torch::Tensor& x) {
-    torch::Tensor y = characters->forward(x) + positions->weight.narrow(0, 0, x.size(1));
-    for (Block& block : blocks) y = block->forward(y);
-    return head->forward(norm->forward(y));
-  }
-
-  void Bake() {
-    for (Block& block : blocks) block->Bake();
-  }
-
-  torch::nn::Embedding characters, positions;
-  std::vector<Block> blocks;
-  torch::nn::LayerNorm norm;
-  torch::nn::Linear head;
-};
-TORCH_MODULE(LanguageModel);
 
 // The bytes of a text as numbers from 0, without gaps.
 class Vocabulary {
@@ -226,15 +203,23 @@ class Vocabulary {
 
 struct Batch {
   torch::Tensor inputs;   // [batch, context]
-  torch::Tensor targets;  // [batch, context], the character after each
+  torch::Tensor targets;  // [batch, context]; kUnasked where nothing is asked
 };
+
+constexpr std::int64_t kUnasked = -100;  // as cross_entropy has it
+constexpr double kMasked = 1.0 / 7;      // of the characters (BERT, 1810.04805)
 
 // Stretches of a text, drawn by a generator of its own: the same seed, the same batches.
 class Batches {
  public:
-  Batches(const std::vector<std::int64_t>& text, std::int64_t batch, std::int64_t context,
+  // `mask`: the number that stands for a hidden character; 0: the next character is asked for.
+  Batches(const std::vector<std::int64_t>& text, const Options& options, std::int64_t mask,
           std::uint64_t seed)
-      : text_(torch::tensor(text)), batch_(batch), context_(context), generator_(seed) {}
+      : text_(torch::tensor(text)),
+        batch_(options.batch),
+        context_(options.context),
+        mask_(mask),
+        generator_(seed) {}
 
   Batch Next() {
     std::uniform_int_distribution<std::int64_t> start(0, text_.size(0) - context_ - 1);
@@ -243,12 +228,21 @@ class Batches {
       rows.push_back(text_.narrow(0, start(generator_), context_ + 1));
     }
     const torch::Tensor all = torch::stack(rows);
-    return {all.narrow(1, 0, context_), all.narrow(1, 1, context_)};
+    if (mask_ == 0) return {all.narrow(1, 0, context_), all.narrow(1, 1, context_)};
+    const torch::Tensor whole = all.narrow(1, 0, context_);
+    std::bernoulli_distribution hide(kMasked);
+    std::vector<std::uint8_t> hidden(static_cast<std::size_t>(batch_ * context_));
+    for (std::uint8_t& one : hidden) one = hide(generator_) ? 1 : 0;
+    hidden[0] = 1;  // something is always asked
+    const torch::Tensor is_hidden =
+        torch::from_blob(hidden.data(), {batch_, context_}, torch::kByte).to(torch::kBool);
+    return {whole.masked_fill(is_hidden, mask_),
+            whole.masked_fill(is_hidden.logical_not(), kUnasked)};
   }
 
  private:
   torch::Tensor text_;
-  std::int64_t batch_, context_;
+  std::int64_t batch_, context_, mask_;
   std::mt19937_64 generator_;
 };
 
@@ -275,23 +269,49 @@ double Schedule(double progress) {
   return 0.5 * (1 + std::cos(M_PI * (progress - kWarmUp) / (1 - kWarmUp)));
 }
 
+// Sets all sites alike, the first heads being the active ones.
+void Set(LanguageModel& model, std::int64_t heads, std::int64_t active, double scale) {
+  const auto count = static_cast<std::size_t>(heads);
+  std::vector<std::uint8_t> is_active(count, 0);
+  std::fill_n(is_active.begin(), active, 1);
+  for (Block& block : model->blocks) {
+    block->attention->Apply(std::vector<float>(count, static_cast<float>(scale)),
+                            std::vector<float>(count, 1.0F), is_active);
+  }
+}
+
+// Active heads of --grow at this share of the budget.
+std::int64_t GrownHeads(std::int64_t heads, double progress) {
+  const auto quarter = std::min<std::int64_t>(static_cast<std::int64_t>(4 * progress), 3);
+  return std::max<std::int64_t>(heads >> (3 - quarter), 1);
+}
+
+// Processor seconds of evaluating the batches, the best of three times.
+double InferenceSeconds(LanguageModel& model, const std::vector<Batch>& batches) {
+  double best = std::numeric_limits<double>::infinity();
+  for (int round = 0; round < 3; ++round) {
+    const std::clock_t start = std::clock();
+    static_cast<void>(Evaluate(model, batches));
+    best = std::min(best, static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
+  }
+  return best;
+}
+
 // Of every site in turn.
-std::vector<std::uint32_t> ActiveHeads(const Handle& handle) {
-  std::vector<std::uint32_t> counts;
-  auto active = handle.Current().active.begin();
-  for (const Site& site : handle.Sites().sites) {
-    counts.push_back(static_cast<std::uint32_t>(std::count(active, active + site.heads, 1)));
-    active += site.heads;
+std::vector<std::int64_t> ActiveHeads(const LanguageModel& model, std::int64_t heads) {
+  std::vector<std::int64_t> counts;
+  for (const Block& block : model->blocks) {
+    counts.push_back(block->attention.is_empty() ? heads
+                                                 : static_cast<std::int64_t>(CountActive(
+                                                       block->attention->Current().active)));
   }
   return counts;
 }
 
-nlohmann::json Scales(const Handle& handle) {
+nlohmann::json Scales(const LanguageModel& model) {
   nlohmann::json scales = nlohmann::json::array();
-  auto scale = handle.Current().scale.begin();
-  for (const Site& site : handle.Sites().sites) {
-    scales.push_back(std::vector<float>(scale, scale + site.heads));
-    scale += site.heads;
+  for (const Block& block : model->blocks) {
+    if (!block->attention.is_empty()) scales.push_back(block->attention->Current().scale);
   }
   return scales;
 }
@@ -305,8 +325,18 @@ void UseOneThread() {
   }
 }
 
+std::unique_ptr<torch::optim::Optimizer> MakeOptimizer(const torch::nn::Module& model,
+                                                       const Options& options) {
+  if (options.optimizer == "sgd") {
+    return std::make_unique<torch::optim::SGD>(
+        model.parameters(), torch::optim::SGDOptions(options.rate).momentum(0.9));
+  }
+  return std::make_unique<torch::optim::AdamW>(model.parameters(),
+                                               torch::optim::AdamWOptions(options.rate));
+}
+
 void Train(const Options& options) {
-  const Text text = LoadText(options.text);
+  const Text text = options.data.empty() ? LoadText(options.text) : LoadNamed(options.data);
   const SplitText split = HoldOut(text.content);
   const Vocabulary vocabulary(text.content);
   const auto least = static_cast<std::size_t>(options.context) + 2;
@@ -319,11 +349,26 @@ void Train(const Options& options) {
 
   UseOneThread();
   torch::manual_seed(options.seed);
-  LanguageModel model(vocabulary.Size(), options);
-  torch::optim::AdamW optimizer(model->parameters(), torch::optim::AdamWOptions(options.rate));
-  Batches training(vocabulary.Encode(split.training), options.batch, options.context, options.seed);
+  const bool masked = options.task == "masked";
+  const std::int64_t mask = masked ? vocabulary.Size() : 0;
+  const ModelOptions model_options{.vocabulary = vocabulary.Size() + (masked ? 1 : 0),
+                                   .context = options.context,
+                                   .width = options.width,
+                                   .heads = options.heads,
+                                   .layers = options.layers,
+                                   .causal = !masked,
+                                   .learned_scale = options.learned_scale};
+  LanguageModel model(model_options);
+  MakeSick(model, options.defect);
+  if (!options.learned_scale) {
+    const std::int64_t asked = options.active_heads == 0 ? options.heads : options.active_heads;
+    Set(model, options.heads, options.grow ? GrownHeads(options.heads, 0) : asked,
+        options.logit_scale);
+  }
+  const std::unique_ptr<torch::optim::Optimizer> optimizer = MakeOptimizer(*model, options);
+  Batches training(vocabulary.Encode(split.training), options, mask, options.seed);
   std::vector<Batch> validation;
-  Batches held_out(vocabulary.Encode(split.validation), options.batch, options.context, 0);
+  Batches held_out(vocabulary.Encode(split.validation), options, mask, 0);
   for (int i = 0; i < 8; ++i) validation.push_back(held_out.Next());
 
   const Budget budget = options.budget_steps > 0
@@ -334,28 +379,38 @@ void Train(const Options& options) {
   attach.budget = budget;
   attach.seed = options.seed;
   attach.learning_rate = options.rate;
-  Handle handle = Attach(*model, attach);
+  std::optional<Handle> handle;
+  if (!options.learned_scale) handle.emplace(Attach(*model, attach));
+  double own_seconds = 0;  // without a handle, who keeps the clock otherwise
+  const auto compute_seconds = [&] { return handle ? handle->ComputeSeconds() : own_seconds; };
 
   std::uint64_t steps = 0;
   nlohmann::json curve = nlohmann::json::array();
   double validation_loss = 0;
+  const auto point = [&] {
+    const auto active = ActiveHeads(model, options.heads);
+    const auto total = std::accumulate(active.begin(), active.end(), std::int64_t{0});
+    return nlohmann::json{
+        {"step", steps},
+        {"compute_seconds", compute_seconds()},
+        {"validation_loss", validation_loss},
+        {"active_heads", active},
+        {"active_share",
+         static_cast<double>(total) / static_cast<double>(options.layers * options.heads)}};
+  };
   const auto evaluate = [&](double progress) {
     validation_loss = Evaluate(model, validation);
-    curve.push_back({handle.ComputeSeconds(), steps, validation_loss});
+    curve.push_back({compute_seconds(), steps, validation_loss});
     if (options.format == "json") {
-      std::cout << nlohmann::json{{"step", steps},
-                                  {"compute_seconds", handle.ComputeSeconds()},
-                                  {"validation_loss", validation_loss},
-                                  {"active_heads", ActiveHeads(handle)}}
-                << std::endl;
+      std::cout << point() << std::endl;
       return;
     }
     std::string active;
-    for (const std::uint32_t count : ActiveHeads(handle)) {
+    for (const std::int64_t count : ActiveHeads(model, options.heads)) {
       active.append(" ").append(std::to_string(count));
     }
     std::printf("%3.0f %%  %7.1f CPU s  step %6llu  validation loss %.4f  active heads%s\n",
-                100 * progress, handle.ComputeSeconds(), static_cast<unsigned long long>(steps),
+                100 * progress, compute_seconds(), static_cast<unsigned long long>(steps),
                 validation_loss, active.c_str());
     std::fflush(stdout);
   };
@@ -363,30 +418,48 @@ void Train(const Options& options) {
   evaluate(0);
   int evaluations = 1;
   for (double progress = 0; progress < 1;) {
-    for (auto& group : optimizer.param_groups()) {
-      static_cast<torch::optim::AdamWOptions&>(group.options())
-          .lr(options.rate * Schedule(progress));
+    for (auto& group : optimizer->param_groups()) {
+      group.options().set_lr(options.rate * Schedule(progress));
     }
-    handle.StartStep();
+    if (options.grow) {
+      Set(model, options.heads, GrownHeads(options.heads, progress), options.logit_scale);
+    }
+    const std::clock_t start = std::clock();
+    if (handle) handle->StartStep();
     const torch::Tensor loss = Loss(model, training.Next());
-    optimizer.zero_grad();
+    optimizer->zero_grad();
     loss.backward();
     torch::nn::utils::clip_grad_norm_(model->parameters(), 1.0);
-    optimizer.step();
-    handle.Step(loss.item<double>());
+    optimizer->step();
+    const double step_loss = loss.item<double>();
+    if (handle) handle->Step(step_loss);
+    own_seconds += static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     ++steps;
-    progress = Progress(budget, steps, handle.ComputeSeconds());
+    progress = Progress(budget, steps, compute_seconds());
     // A little earlier than due rather than a step late for want of the last digit.
     if (progress >= evaluations * options.evaluate_every - 1e-9 || progress >= 1) {
       evaluate(progress);
       evaluations = static_cast<int>(progress / options.evaluate_every + 1e-9) + 1;
     }
   }
-  handle.Finish(validation_loss);
+  if (handle) handle->Finish(validation_loss);
 
+  const auto active_heads = ActiveHeads(model, options.heads);
+  const nlohmann::json scales = Scales(model);
+  nlohmann::json last = point();
   model->Bake();
   const double baked = Evaluate(model, validation);
-  std::printf("validation loss %.4f; of the baked, plain model %.4f\n", validation_loss, baked);
+  if (options.format == "json") {
+    // Beside a plain model of all heads, of the same sizes.
+    last["inference_seconds"] = InferenceSeconds(model, validation);
+    LanguageModel whole(model_options);
+    whole->Bake();
+    last["whole_inference_seconds"] = InferenceSeconds(whole, validation);
+    last["validation_loss"] = baked;
+    std::cout << last << std::endl;
+  } else {
+    std::printf("validation loss %.4f; of the baked, plain model %.4f\n", validation_loss, baked);
+  }
 
   if (options.report.empty()) return;
   const nlohmann::json report = {
@@ -404,12 +477,12 @@ void Train(const Options& options) {
         {"batch", options.batch},
         {"rate", options.rate}}},
       {"steps", steps},
-      {"cpu_seconds", handle.ComputeSeconds()},
+      {"cpu_seconds", compute_seconds()},
       {"val_loss", validation_loss},
       {"baked_val_loss", baked},
       {"curve", curve},
-      {"active_heads", ActiveHeads(handle)},
-      {"scales", Scales(handle)}};
+      {"active_heads", active_heads},
+      {"scales", scales}};
   std::ofstream file(options.report);
   file << report.dump(2) << '\n';
   file.close();

@@ -16,6 +16,7 @@ namespace attune {
 namespace {
 
 constexpr std::size_t kLeastBytes = 100'000;
+constexpr std::size_t kMostBytes = 4'000'000;
 constexpr std::size_t kBlockBytes = 4096;
 constexpr std::size_t kHeldOutBlock = 20;
 
@@ -44,19 +45,43 @@ bool Read(const std::filesystem::path& path, std::string& content) {
   return !stream.bad();
 }
 
-std::string Licences() {
-  const std::filesystem::path folder = "/usr/share/common-licenses";
+// The files below `folder` whose names end so, in the order of their names, up to kMostBytes.
+std::string FilesBelow(const std::filesystem::path& folder, std::string_view ending) {
   std::vector<std::filesystem::path> files;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, error)) {
     // Links are other names of the same texts.
-    if (!entry.is_symlink() && entry.is_regular_file()) files.push_back(entry.path());
+    if (!entry.is_symlink() && entry.is_regular_file() &&
+        entry.path().filename().string().ends_with(ending)) {
+      files.push_back(entry.path());
+    }
   }
   std::sort(files.begin(), files.end());
   std::string content;
-  for (const auto& file : files) Read(file, content);
+  for (const auto& file : files) {
+    Read(file, content);
+    if (content.size() >= kMostBytes) break;
+  }
+  content.resize(std::min(content.size(), kMostBytes));
   return content;
 }
+
+// The one folder below `parent` whose name begins so; empty if there is none.
+std::filesystem::path FolderLike(const std::filesystem::path& parent, std::string_view beginning) {
+  std::filesystem::path last;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with(beginning) && entry.is_directory() && !entry.is_symlink()) {
+      last = std::max(last, entry.path());
+    }
+  }
+  return last;
+}
+
+std::string Licences() { return FilesBelow("/usr/share/common-licenses", ""); }
+
+std::string Packages() { return PackageLines(OutputOf("apt-cache dumpavail 2>/dev/null")); }
 
 }  // namespace
 
@@ -98,12 +123,38 @@ Text LoadText(const std::string& file) {
     text.source = file;
     return text;
   }
-  text = {PackageLines(OutputOf("apt-cache dumpavail 2>/dev/null")),
+  text = {Packages(),
           "names, descriptions and sections of Debian's packages (apt-cache dumpavail)"};
   if (text.content.size() >= kLeastBytes) return text;
   text = {Licences(), "licence texts in /usr/share/common-licenses"};
   if (text.content.empty()) {
     throw std::invalid_argument("there is no text to train on: name one with --text FILE");
+  }
+  return text;
+}
+
+Text LoadNamed(const std::string& name) {
+  Text text{.content = {}, .source = name};
+  if (name == "packages") {
+    text.content = Packages().substr(0, kMostBytes);
+  } else if (name == "licences") {
+    text.content = Licences();
+  } else if (name == "headers") {
+    text.content = FilesBelow(FolderLike("/usr/include/c++", ""), ".h");
+  } else if (name == "cmake") {
+    text.content = FilesBelow(FolderLike("/usr/share", "cmake-") / "Modules", ".cmake");
+  } else if (name == "perl") {
+    text.content = FilesBelow(FolderLike("/usr/share/perl", "5"), ".pm");
+  } else if (name == "sums" || name == "triples" || name == "sessions" || name == "shapes") {
+    text.content = Generate(name);
+  } else {
+    throw std::invalid_argument(
+        "there is no text '" + name +
+        "'; there are packages, licences, headers, cmake, perl, sums, triples, sessions, shapes");
+  }
+  if (text.content.size() < kLeastBytes) {
+    throw std::invalid_argument("this system does not have the text '" + name +
+                                "'; name another, or a file with --text");
   }
   return text;
 }

@@ -17,6 +17,16 @@ struct Text {
 // cannot be read and where there is no text at all.
 [[nodiscard]] Text LoadText(const std::string& file);
 
+// Texts by name, at most 4 MB each.
+//   found      packages (as above, without the licences), licences, headers (of the C++ library),
+//              cmake (its modules), perl (its library)
+//   generated  sums, triples (a knowledge graph), sessions (recommendation), shapes (vision)
+// Throws std::invalid_argument for another name, and where this system does not have it.
+[[nodiscard]] Text LoadNamed(const std::string& name);
+
+// One of the generated ones: the same bytes everywhere.
+[[nodiscard]] std::string Generate(std::string_view name);
+
 // "name: description [section]" for every package in the output of `apt-cache dumpavail`; of
 // several versions of a package the first, packages without a description left out.
 [[nodiscard]] std::string PackageLines(std::string_view dump);

@@ -4,10 +4,10 @@
 // is named twice by its centre: how sharply its heads attend, and whether they are needed.
 //
 //   how sharply  its centre                                            its heads' logits
-//   saturated    entropy < 0.15, first token holds < 0.5               ÷ 1.5
-//   sharp        the same with entropy < 0.30, largest logit > 30      ÷ 1.15
-//   diffuse      entropy > 0.93, first half of the budget, scale ≤ 4   × 1.15
-//   uniform      the same with entropy > 0.98                          × 1.5
+//   saturated    entropy < 0.15, first token holds < 0.5               ÷ 4
+//   sharp        the same with entropy < 0.30, largest logit > 30      ÷ 1.5
+//   diffuse      entropy > 0.93, first half of the budget, scale ≤ 4   × 1.5
+//   uniform      the same with entropy > 0.98                          × 4
 //   healthy      anything else                                         keep
 //
 //   needed       its centre
@@ -56,6 +56,9 @@ constexpr float kDiffuseEntropy = 0.93F;
 constexpr float kUniformEntropy = 0.98F;
 constexpr double kSharpeningEnds = 0.5;
 constexpr float kMostSharpened = 4.0F;
+// Of heads that are even because their logits hardly differ.
+constexpr float kMostWoken = 16.0F;
+constexpr float kSleepingLogit = 1.0F;
 // Output norms beside the site's mean: heads below this can be ablated almost free of harm.
 constexpr float kDormantOutputNorm = 0.2F;
 constexpr float kRedundantCosine = 0.9F;
@@ -163,9 +166,13 @@ std::vector<float> Standardised(const WindowReading& reading, std::span<const st
 }
 
 std::uint8_t ScaleChoice(const ScaleRule& rule, std::size_t head, const Situation& situation) {
+  const float most = rule.sharpness == Sharpness::kUniform &&
+                             situation.now.At(head, Metric::kLargestLogit) < kSleepingLogit
+                         ? kMostWoken
+                         : kMostSharpened;
   if (rule.choice > kKeepScale &&
       (situation.progress >= kSharpeningEnds ||
-       situation.setting.scale[head] * kScaleFactors[rule.choice] > kMostSharpened)) {
+       situation.setting.scale[head] * kScaleFactors[rule.choice] > most)) {
     return kKeepScale;
   }
   return situation.mask.scale[head][rule.choice] != 0 ? rule.choice : kKeepScale;

@@ -15,6 +15,12 @@
 #include <system_error>
 #include <utility>
 
+// shipped.cpp
+extern "C" {
+extern const char attune_shipped_network[];
+extern const char attune_shipped_network_end[];
+}
+
 namespace attune {
 namespace {
 
@@ -25,6 +31,8 @@ constexpr double kPadding = -1e4;            // score of the unused places of a 
 constexpr double kMaxLogRatio = 20;          // keeps the probability ratio finite
 constexpr double kLastLayerGain = 0.01;      // of the initial weights: starts near uniform
 constexpr std::size_t kSitesNamedInWhy = 2;  // the rest are counted
+constexpr std::size_t kReasons = 4;          // features named in why
+constexpr int kPathSteps = 8;                // of the integral behind them
 
 // Samples side by side: the heads of all samples in a row, and likewise their sites.
 // J samples, S sites of W heads at most, H heads.
@@ -360,6 +368,8 @@ std::string TwoDecimals(double value) {
   return text.data();
 }
 
+std::string Signed(double value) { return (value < 0 ? "−" : "+") + TwoDecimals(std::abs(value)); }
+
 // What an action changes, in one line.
 std::string Describe(const Topology& topology, const Action& action, const float* count,
                      std::span<const std::uint8_t> active) {
@@ -384,6 +394,58 @@ std::string Describe(const Topology& topology, const Action& action, const float
            (scaled == 1 ? " head" : " heads");
   }
   return why.empty() ? "keeps everything" : why;
+}
+
+// What moved a decision: the mean log-odds of its changes of count (of scale, where it has none)
+// against keeping, shared out over the token's features by integrated gradients (1703.01365) from
+// tokens of zeros on. The shares sum to how far the log-odds are from those of such tokens.
+std::string Reasons(Layers& layers, Batch batch, const Action& action,
+                    std::span<const std::uint8_t> active) {
+  std::vector<std::int64_t> places;
+  std::vector<std::int64_t> choices;
+  const bool counts = std::ranges::any_of(
+      action.count, [](CountChange change) { return change != CountChange::kKeep; });
+  const std::int64_t keep = counts ? static_cast<std::int64_t>(CountChange::kKeep) : kKeepScale;
+  const std::size_t most = counts ? action.count.size() : action.scale.size();
+  for (std::size_t place = 0; place < most; ++place) {
+    const std::int64_t choice =
+        counts ? static_cast<std::int64_t>(action.count[place]) : action.scale[place];
+    if (choice == keep || (!counts && active[place] == 0)) continue;
+    places.push_back(static_cast<std::int64_t>(place));
+    choices.push_back(choice);
+  }
+  if (places.empty()) return {};
+  const torch::AutoGradMode gradients(true);
+  const auto number = static_cast<std::int64_t>(places.size());
+  const torch::Tensor place = ToTensor(places, {number}, torch::kLong);
+  const torch::Tensor choice = ToTensor(choices, {number, 1}, torch::kLong);
+  const auto log_odds = [&](const torch::Tensor& tokens) {
+    batch.tokens = tokens;
+    const Outputs outputs = layers.Forward(batch);
+    const torch::Tensor of = (counts ? outputs.count : outputs.scale).index_select(0, place);
+    return (of.gather(1, choice).squeeze(1) - of.select(1, keep)).mean();
+  };
+  const torch::Tensor tokens = batch.tokens;
+  torch::Tensor slope = torch::zeros_like(tokens);
+  for (int step = 0; step < kPathSteps; ++step) {
+    const torch::Tensor point =
+        (tokens * ((step + 0.5) / kPathSteps)).detach().requires_grad_(true);
+    slope += torch::autograd::grad({log_odds(point)}, {point})[0] / kPathSteps;
+  }
+  const torch::Tensor share = (tokens * slope).sum(0).contiguous();
+  const double odds = log_odds(tokens).item<double>();
+  std::vector<std::size_t> order(kTokenFeatures);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const float* const shares = share.data_ptr<float>();
+  std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+    return std::abs(shares[a]) > std::abs(shares[b]);
+  });
+  std::string text = "; log-odds " + Signed(odds) + " beside keeping, moved by ";
+  for (std::size_t i = 0; i < kReasons; ++i) {
+    text += (i == 0 ? "" : ", ") + std::string(kTokenFeatureNames[order[i]]) + " " +
+            Signed(shares[order[i]]);
+  }
+  return text;
 }
 
 // The first line of what LibTorch says, without its stack.
@@ -461,6 +523,10 @@ struct Network::Model {
       visit(batch, choices, outputs, Judge(batch, outputs, choices));
     }
   }
+
+  // Throws NetworkError where it is of another format or network; `name` begins the message.
+  static std::unique_ptr<Network> Read(torch::serialize::InputArchive& archive,
+                                       const std::string& name, const NetworkOptions& options);
 
   // [samples] log-probabilities under the present weights.
   torch::Tensor LogProbabilities(std::span<const Sample* const> samples) {
@@ -585,7 +651,8 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
 
   // The largest of log-probabilities with Gumbel noise is a draw from them, and the order of scores
   // with Gumbel noise a draw without replacement (1903.06059).
-  const auto noise = [&] { return options.greedy ? 0.0 : Gumbel(random); };
+  const bool draws = std::uniform_real_distribution<double>(0, 1)(random) < options.explore;
+  const auto noise = [&] { return draws ? Gumbel(random) : 0.0; };
   for (std::size_t head = 0; head < state.Heads(); ++head) {
     if (sample.active_before[head] != 0) {
       sample.action.scale[head] = static_cast<std::uint8_t>(
@@ -605,7 +672,8 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   }
   const Choices choices = MakeChoices(samples);
   Decision decision;
-  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active);
+  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active) +
+                 Reasons(model_->layers, batch, sample.action, situation.setting.active);
   decision.log_probability =
       LogProbability(batch, choices, Judge(batch, outputs, choices)).item<float>();
   decision.policy_version = model_->version;
@@ -674,22 +742,37 @@ UpdateReport Network::Clone(std::span<const Sample> samples) {
   UpdateReport report;
   if (samples.empty()) return report;
   std::vector<const Sample*> all;
+  std::vector<double> weights;
+  std::vector<double> targets;
   for (const Sample& sample : samples) {
     Check(sample);
     all.push_back(&sample);
+    weights.push_back(sample.weight);
+    targets.push_back(sample.target_value);
   }
-  const auto loss = [&](const torch::Tensor&, const torch::Tensor&, const Batch& batch,
-                        const Choices& choices, const Outputs&,
+  const auto number = static_cast<std::int64_t>(all.size());
+  const torch::Tensor weight = ToTensor(weights, {number}, torch::kDouble).to(torch::kFloat);
+  const torch::Tensor target = ToTensor(targets, {number}, torch::kDouble).to(torch::kFloat);
+  const double value_weight = model_->options.value_weight;
+  const auto loss = [&](const torch::Tensor& picked, const torch::Tensor&, const Batch& batch,
+                        const Choices& choices, const Outputs& outputs,
                         const Terms& terms) -> std::optional<torch::Tensor> {
+    const torch::Tensor of_job = weight.index_select(0, picked);
     // Each kind of choice by its own mean, so that the many heads do not drown the few sites.
-    const auto mean = [](const torch::Tensor& term, const torch::Tensor& choices_of_kind) {
-      return -term.sum() / choices_of_kind.sum().clamp_min(1);
+    const auto mean = [&](const torch::Tensor& term, const torch::Tensor& choices_of_kind,
+                          const torch::Tensor& jobs) {
+      const torch::Tensor weight_of = of_job.index_select(0, jobs);
+      return -(term * weight_of).sum() / (choices_of_kind * weight_of).sum().clamp_min(1e-6);
     };
     const torch::Tensor cross_entropy =
-        mean(terms.scale, (batch.scale_open.sum(1) > 1) * batch.active) +
-        mean(terms.count, batch.count_open.sum(1) > 1) + mean(terms.draws, choices.is_drawn);
+        mean(terms.scale, (batch.scale_open.sum(1) > 1) * batch.active, batch.job_of_head) +
+        mean(terms.count, batch.count_open.sum(1) > 1, batch.job_of_site) +
+        mean(terms.draws, choices.is_drawn.sum(1), choices.job_of_draw);
+    const torch::Tensor value_loss =
+        (outputs.value - target.index_select(0, picked)).square().mean();
     report.policy_loss += cross_entropy.item<double>();
-    return cross_entropy;
+    report.value_loss += value_loss.item<double>();
+    return cross_entropy + value_weight * value_loss;
   };
   model_->Learn(all, report, loss);
   return report;
@@ -737,6 +820,47 @@ void Network::Save(const std::filesystem::path& path) const {
   Sync(path.has_parent_path() ? path.parent_path() : ".");
 }
 
+std::unique_ptr<Network> Network::Model::Read(torch::serialize::InputArchive& archive,
+                                              const std::string& name,
+                                              const NetworkOptions& options) {
+  const auto read = [&](const std::string& key) {
+    c10::IValue value;
+    archive.read(key, value);
+    return value;
+  };
+  const std::int64_t format = read("format").toInt();
+  if (format != kFormat) {
+    throw NetworkError(name + "is of format " + std::to_string(format) +
+                       ", this program reads format " + std::to_string(kFormat));
+  }
+  const std::string features = read("features").toStringRef();
+  if (features != JoinedFeatureNames()) {
+    throw NetworkError(
+        name + "has " + std::to_string(std::count(features.begin(), features.end(), ',') + 1) +
+        " token features (" + features + "), this program has " + std::to_string(kTokenFeatures) +
+        " (" + JoinedFeatureNames() + "); train a new one");
+  }
+  const std::int64_t hidden = read("hidden").toInt();
+  if (hidden != options.hidden) {
+    throw NetworkError(name + "has a hidden size of " + std::to_string(hidden) + ", asked for is " +
+                       std::to_string(options.hidden));
+  }
+  torch::Tensor weights;
+  archive.read("weights", weights);
+  auto network = std::make_unique<Network>(options);
+  if (weights.sizes() != network->model_->Weights().sizes() ||
+      weights.scalar_type() != torch::kFloat) {
+    throw NetworkError(name + "its weights are of another network");
+  }
+  if (!torch::isfinite(weights).all().item<bool>()) {
+    throw NetworkError(name + "holds weights that are not finite");
+  }
+  network->model_->SetWeights(weights);
+  network->SetProgress(static_cast<std::uint64_t>(read("trials").toInt()),
+                       static_cast<std::uint64_t>(read("version").toInt()));
+  return network;
+}
+
 std::unique_ptr<Network> Network::Load(const std::filesystem::path& path,
                                        const NetworkOptions& options) {
   const std::string name = "checkpoint '" + path.string() + "': ";
@@ -746,44 +870,21 @@ std::unique_ptr<Network> Network::Load(const std::filesystem::path& path,
   try {
     torch::serialize::InputArchive archive;
     archive.load_from(path.string());
-    const auto read = [&](const std::string& key) {
-      c10::IValue value;
-      archive.read(key, value);
-      return value;
-    };
-    const std::int64_t format = read("format").toInt();
-    if (format != kFormat) {
-      throw NetworkError(name + "is of format " + std::to_string(format) +
-                         ", this program reads format " + std::to_string(kFormat));
-    }
-    const std::string features = read("features").toStringRef();
-    if (features != JoinedFeatureNames()) {
-      throw NetworkError(
-          name + "has " + std::to_string(std::count(features.begin(), features.end(), ',') + 1) +
-          " token features (" + features + "), this program has " + std::to_string(kTokenFeatures) +
-          " (" + JoinedFeatureNames() + "); train a new one");
-    }
-    const std::int64_t hidden = read("hidden").toInt();
-    if (hidden != options.hidden) {
-      throw NetworkError(name + "has a hidden size of " + std::to_string(hidden) +
-                         ", asked for is " + std::to_string(options.hidden));
-    }
-    torch::Tensor weights;
-    archive.read("weights", weights);
-    auto network = std::make_unique<Network>(options);
-    if (weights.sizes() != network->model_->Weights().sizes() ||
-        weights.scalar_type() != torch::kFloat) {
-      throw NetworkError(name + "its weights are of another network");
-    }
-    if (!torch::isfinite(weights).all().item<bool>()) {
-      throw NetworkError(name + "holds weights that are not finite");
-    }
-    network->model_->SetWeights(weights);
-    network->SetProgress(static_cast<std::uint64_t>(read("trials").toInt()),
-                         static_cast<std::uint64_t>(read("version").toInt()));
-    return network;
+    return Model::Read(archive, name, options);
   } catch (const c10::Error& error) {
     throw NetworkError(name + "is not a whole checkpoint of attune: " + FirstLine(error));
+  }
+}
+
+std::unique_ptr<Network> Network::Shipped(const NetworkOptions& options) {
+  const std::string name = "the network that attune comes with: ";
+  try {
+    torch::serialize::InputArchive archive;
+    archive.load_from(attune_shipped_network, static_cast<std::size_t>(attune_shipped_network_end -
+                                                                       attune_shipped_network));
+    return Model::Read(archive, name, options);
+  } catch (const c10::Error& error) {
+    throw NetworkError(name + "is not a whole checkpoint: " + FirstLine(error));
   }
 }
 

@@ -38,7 +38,7 @@ struct NetworkOptions {
   double entropy_weight = 0.01;
   double value_weight = 0.5;
   double max_gradient_norm = 0.5;
-  bool greedy = false;  // the most probable action instead of a draw
+  double explore = 1;  // share of its decisions that are drawn; the others are the most probable
   // Fit to decide once it has learned from this many trials …
   std::uint64_t least_trials = 256;
   // … and when its most hesitant open count choice is at least this probable.
@@ -53,9 +53,10 @@ struct Sample {
   // Which heads were active before and after: what the scores chose between.
   std::vector<std::uint8_t> active_before;  // [heads]
   std::vector<std::uint8_t> active_after;   // [heads]
+  double weight = 1;                        // how much it counts in cloning, at least 0
   float log_probability = 0;                // under the policy that acted; not used by cloning
   double advantage = 0;                     // not used by cloning
-  double target_value = 0;                  // return from here on; not used by cloning
+  double target_value = 0;                  // return from here on, nats
 };
 
 struct UpdateReport {
@@ -98,8 +99,10 @@ class Network : public Policy {
   // its passes early once the policy has moved 0.03 nats. The same seed and samples give the same
   // weights, bit for bit. Throws as Evaluate does, and for numbers that are not finite.
   UpdateReport Update(std::span<const Sample> samples);
-  // Imitates the samples' actions by cross-entropy: the warm start, and the leash when mixed in.
-  // Scale, count and the draw of heads weigh the same. Reproducible and throws as Update.
+  // Imitates the samples' actions by cross-entropy, each by its weight: the warm start, and, where
+  // weights grow with what came of the actions, advantage-weighted regression (1910.00177). Scale,
+  // count and the draw of heads weigh the same; the value is learned too. Reproducible and throws
+  // as Update.
   UpdateReport Clone(std::span<const Sample> samples);
 
   // Trials learned from so far, and the version that counts the published snapshots.
@@ -117,6 +120,8 @@ class Network : public Policy {
   // or token features than asked for, saying which.
   [[nodiscard]] static std::unique_ptr<Network> Load(const std::filesystem::path& path,
                                                      const NetworkOptions& options);
+  // The one that attune comes with (policies/network.pt, provenance beside it). Throws as Load.
+  [[nodiscard]] static std::unique_ptr<Network> Shipped(const NetworkOptions& options);
 
  private:
   struct Model;

@@ -1,7 +1,7 @@
 // qk_clip: the per-head rule of Kimi K2 (2507.20534), as a reference.
 //
 // There, after every step, a head whose largest logit S exceeds tau has its query and key weights
-// scaled so that its logits shrink by tau / S. Here the nearer of ÷ 1.5 and ÷ 1.15 is taken once a
+// scaled so that its logits shrink by tau / S. Here the nearer of ÷ 4 and ÷ 1.5 is taken once a
 // window.
 #include <fmt/format.h>
 

@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
 
 #include "agent/cli/command.h"
 #include "agent/tracker.h"
@@ -11,6 +13,9 @@ namespace attune::cli {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::size_t kNearest = 3;          // like trials that are shown
+constexpr std::uint64_t kLookBack = 10'000;  // trials that are searched for them
 
 json OrNull(const std::optional<double>& value) { return value ? json(*value) : json(); }
 
@@ -52,6 +57,42 @@ Setting Before(const Store& store, const Trial& trial) {
     before.scale[head] = std::abs(scale - asked) <= 1e-3F * scale ? asked : scale;
   }
   return before;
+}
+
+// Trials of other jobs that were decided in a situation most like this one's: by the distance of
+// their tokens' means over the heads.
+std::vector<Trial> NearestTrials(const Store& store, const Trial& trial) {
+  using Mean = std::array<double, kTokenFeatures>;
+  const auto mean = [](const State& state) {
+    Mean sum{};
+    for (std::size_t i = 0; i < state.tokens.size(); ++i) {
+      sum[i % kTokenFeatures] += state.tokens[i] / static_cast<double>(state.Heads());
+    }
+    return sum;
+  };
+  const auto distance = [](const Mean& a, const Mean& b) {
+    double square = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) square += (a[i] - b[i]) * (a[i] - b[i]);
+    return square;
+  };
+  const Mean own = mean(trial.state);
+  const std::uint64_t last = store.LastTrialId();
+  std::map<std::uint64_t, std::pair<double, Trial>> of_job;  // the nearest of each
+  for (Trial& other : store.TrialsToLearnFrom(last > kLookBack ? last - kLookBack : 0, kLookBack)) {
+    if (other.job == trial.job || other.acknowledgement.status == AckStatus::kNone) continue;
+    const double away = distance(own, mean(other.state));
+    const auto found = of_job.find(other.job);
+    if (found == of_job.end() || away < found->second.first) {
+      of_job.insert_or_assign(other.job, std::pair{away, std::move(other)});
+    }
+  }
+  std::vector<std::pair<double, Trial>> nearest;
+  for (auto& [job, candidate] : of_job) nearest.push_back(std::move(candidate));
+  std::ranges::sort(nearest, {}, &std::pair<double, Trial>::first);
+  nearest.resize(std::min(nearest.size(), kNearest));
+  std::vector<Trial> trials;
+  for (auto& [away, candidate] : nearest) trials.push_back(std::move(candidate));
+  return trials;
 }
 
 }  // namespace
@@ -102,6 +143,14 @@ int Explain(const std::vector<std::string>& words) {
         list[row]["state"][std::string(name)] = Feature(trial->state, changed[row].second, name);
       }
     }
+    json nearest = json::array();
+    for (const Trial& other : NearestTrials(store, *trial)) {
+      nearest.push_back({{"trial", other.id},
+                         {"job", other.job},
+                         {"decider", other.decider},
+                         {"why", other.why},
+                         {"reward", OrNull(other.reward)}});
+    }
     const json object = {
         {"trial", trial->id},
         {"job", job->id},
@@ -119,6 +168,7 @@ int Explain(const std::vector<std::string>& words) {
         {"ack_why", ack.why},
         {"reward", OrNull(trial->reward)},
         {"changed_heads", list},
+        {"nearest", nearest},
     };
     fmt::print("{}\n", object.dump(2, ' ', false, json::error_handler_t::replace));
     return kOk;
@@ -149,6 +199,14 @@ int Explain(const std::vector<std::string>& words) {
     fmt::print("came of it: {:+.4f} nats in the window that followed\n", *trial->reward);
   } else {
     fmt::print("came of it: not known yet\n");
+  }
+  const auto like = NearestTrials(store, *trial);
+  if (!like.empty()) fmt::print("\nwhat was done in the situations most like it:\n");
+  for (const Trial& other : like) {
+    const auto its = store.FindJob(other.job);
+    fmt::print("  trial {} · job {} '{}' · {} · {} · {:+.4f} nats\n", other.id, other.job,
+               Printable(its->spec.name), Printable(other.decider), Printable(other.why),
+               *other.reward);
   }
   if (!heads.Empty()) {
     fmt::print("\n{}\nwhat was seen of these heads:\n", heads.Render(Format::kTable));

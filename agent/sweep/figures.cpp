@@ -1,6 +1,7 @@
 #include "agent/sweep/figures.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -30,6 +31,97 @@ struct Pair {
   const Result* run;
   const Result* partner;
 };
+
+// Of the last line: the metric, or another number of it.
+std::optional<double> Number(const Result& result, const std::string& field) {
+  if (field.empty()) return result.outcome->last->value;
+  const auto found = result.outcome->last->fields.find(field);
+  if (found == result.outcome->last->fields.end()) return std::nullopt;
+  return found->second;
+}
+
+// The runs that have a result, by policy and pair.
+using Lookup = std::map<std::string, const Result*>;
+std::string Key(const std::string& policy, const Run& run) { return policy + " " + run.Pair(); }
+
+double MeanOf(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+std::map<std::string, std::vector<Pair>> ByJob(const std::vector<Pair>& pairs) {
+  std::map<std::string, std::vector<Pair>> jobs;
+  for (const Pair& pair : pairs) jobs[pair.run->run.Group()].push_back(pair);
+  return jobs;
+}
+
+Figure WorstJob(const std::vector<Pair>& pairs, bool minimize, std::size_t left_out) {
+  std::optional<double> worst;
+  for (const auto& [job, runs] : ByJob(pairs)) {
+    double sum = 0;
+    for (const Pair& pair : runs) {
+      sum += std::log(pair.run->outcome->last->value / pair.partner->outcome->last->value);
+    }
+    const double ratio = std::exp(sum / static_cast<double>(runs.size()));
+    if (!worst || (minimize ? ratio > *worst : ratio < *worst)) worst = ratio;
+  }
+  return {{*worst, std::nullopt, std::nullopt, pairs.size()}, left_out};
+}
+
+std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& runs,
+                                const Selection& selection, std::size_t left_out) {
+  std::vector<double> shares;
+  for (const auto& [job, own] : ByJob(pairs)) {
+    double closed = 0;
+    double gap = 0;
+    for (const Pair& pair : own) {
+      Run healthy = pair.run->run;
+      healthy.parameters.update(selection.healthy);
+      const auto found = runs.find(Key(selection.against, healthy));
+      if (found == runs.end()) {
+        ++left_out;
+        continue;
+      }
+      const double sick = pair.partner->outcome->last->value;
+      closed += sick - pair.run->outcome->last->value;
+      gap += sick - found->second->outcome->last->value;
+    }
+    if (gap != 0) shares.push_back(closed / gap);
+  }
+  if (shares.empty()) return std::nullopt;
+  return Figure{Mean(shares), left_out};
+}
+
+std::optional<Figure> Hindsight(const std::vector<Pair>& pairs, const Lookup& runs,
+                                const Selection& selection, bool minimize, std::size_t left_out) {
+  double gain = 0;
+  double most = 0;
+  for (const auto& [job, own] : ByJob(pairs)) {
+    std::vector<double> gains;
+    std::map<std::string, std::vector<double>> others;
+    for (const Pair& pair : own) {
+      const double base = pair.partner->outcome->last->value;
+      gains.push_back(base - pair.run->outcome->last->value);
+      for (const std::string& policy : selection.among) {
+        const auto found = runs.find(Key(policy, pair.run->run));
+        if (found == runs.end()) {
+          ++left_out;
+        } else {
+          others[policy].push_back(base - found->second->outcome->last->value);
+        }
+      }
+    }
+    double best = 0;  // leaving the job alone is always in the grid
+    for (const auto& [policy, of_policy] : others) {
+      best = std::max(best, (minimize ? 1 : -1) * MeanOf(of_policy));
+    }
+    gain += (minimize ? 1 : -1) * MeanOf(gains);
+    most += best;
+  }
+  if (most == 0) return std::nullopt;
+  return Figure{{gain / most, std::nullopt, std::nullopt, pairs.size()}, left_out};
+}
 
 }  // namespace
 
@@ -65,8 +157,8 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
         } else {
           ++figure.left_out;
         }
-      } else if (HasResult(result)) {
-        values.push_back(result.outcome->last->value);
+      } else if (HasResult(result) && Number(result, selection.field)) {
+        values.push_back(*Number(result, selection.field));
       } else {
         ++figure.left_out;
       }
@@ -76,9 +168,9 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     return figure;
   }
 
-  std::map<std::string, const Result*> partners;
+  Lookup runs;
   for (const Result& result : results.runs) {
-    if (result.run.policy == selection.against) partners[result.run.Pair()] = &result;
+    if (HasResult(result)) runs[Key(result.run.policy, result.run)] = &result;
   }
   std::vector<Pair> pairs;
   for (const Result& result : results.runs) {
@@ -86,14 +178,18 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
         result.run.policy == selection.against) {
       continue;
     }
-    const auto partner = partners.find(result.run.Pair());
-    if (partner == partners.end() || !HasResult(result) || !HasResult(*partner->second)) {
+    const auto partner = runs.find(Key(selection.against, result.run));
+    if (partner == runs.end() || !HasResult(result) || !Number(result, selection.field) ||
+        !Number(*partner->second, selection.field)) {
       ++figure.left_out;
     } else {
       pairs.push_back({&result, partner->second});
     }
   }
   if (pairs.empty()) return std::nullopt;
+  if (name == "worst_job") return WorstJob(pairs, minimize, figure.left_out);
+  if (name == "gap_closed") return GapClosed(pairs, runs, selection, figure.left_out);
+  if (name == "hindsight") return Hindsight(pairs, runs, selection, minimize, figure.left_out);
   for (const Pair& pair : pairs) {
     const Point& own = *pair.run->outcome->last;
     Point other = *pair.partner->outcome->last;
@@ -102,6 +198,9 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     }
     if (name == "difference") {
       values.push_back(own.value - other.value);
+    } else if (name == "relative" && !selection.field.empty()) {
+      values.push_back(*Number(*pair.run, selection.field) /
+                       *Number(*pair.partner, selection.field));
     } else if (name == "relative" || name == "worst_relative") {
       values.push_back(own.value / other.value);
     } else if (name == "compute") {
@@ -137,7 +236,9 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
 std::vector<BarResult> Judge(const Results& results) {
   std::vector<BarResult> judged;
   for (const Bar& bar : results.spec.bars) {
-    BarResult result{bar, Compute(bar.figure, results, {bar.policy, bar.against, bar.where})};
+    BarResult result{
+        bar, Compute(bar.figure, results,
+                     {bar.policy, bar.against, bar.where, bar.field, bar.healthy, bar.among})};
     if (result.figure) {
       const Interval& interval = result.figure->interval;
       const std::optional<double> value = bar.bound == "low"    ? interval.low

@@ -15,12 +15,18 @@
 
 namespace attune::sweep {
 
-inline constexpr std::array<std::string_view, 8> kFigureNames = {
-    "value",              // mean of the metric at the end
-    "difference",         // mean of the metric less the partner's
-    "relative",           // geometric mean of the metric over the partner's
-    "worst_relative",     // the worst of these ratios: no harm
-    "compute",            // geometric mean of the compute used over the partner's
+inline constexpr std::array<std::string_view, 11> kFigureNames = {
+    "value",           // mean of the metric at the end
+    "difference",      // mean of the metric less the partner's
+    "relative",        // geometric mean of the metric over the partner's
+    "worst_relative",  // the worst of these ratios: no harm
+    "worst_job",       // the worst of their geometric means over the seeds of a job (the same
+                       // parameters)
+    "gap_closed",      // share of the way from the partner's metric to that of a healthy run, the
+                       // partner's but for the parameters that the bar names; mean over the jobs
+    "hindsight",       // gain over the partners, as a share of what the best policy of `among`,
+                       // chosen for each job after the fact, gains; over all jobs
+    "compute",         // geometric mean of the compute used over the partner's
     "compute_to_target",  // of the compute at which the partner's result is reached, over what the
                           // partner took for it; infinite where one never reaches it
     "reached",            // share of the runs that reach the partner's result
@@ -47,6 +53,9 @@ struct Selection {
   std::string policy;
   std::string against{kUntuned};  // whom the paired figures compare with
   nlohmann::json where = nlohmann::json::object();
+  std::string field = {};  // as Bar has them
+  nlohmann::json healthy = nlohmann::json::object();
+  std::vector<std::string> among = {};
 };
 
 struct Figure {

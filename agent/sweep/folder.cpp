@@ -101,12 +101,15 @@ json ToJson(const Run& run) {
 }
 
 json ToJson(const Point& point) {
-  return {{"step", point.step}, {"compute", point.compute}, {"value", point.value}};
+  json object = {{"step", point.step}, {"compute", point.compute}, {"value", point.value}};
+  if (!point.fields.empty()) object["fields"] = point.fields;
+  return object;
 }
 
 Point PointFrom(const json& object) {
   return {object.at("step").get<double>(), object.at("compute").get<double>(),
-          object.at("value").get<double>()};
+          object.at("value").get<double>(),
+          object.value("fields", std::map<std::string, double>{})};
 }
 
 void SyncFolder(const fs::path& folder) {
@@ -248,13 +251,13 @@ std::vector<Point> Folder::ReadPoints(std::uint64_t run) const {
   return points;
 }
 
-std::map<std::string, std::string> Folder::ReadEnvironment() const {
+std::map<std::string, Folder::Variables> Folder::ReadEnvironment() const {
   const fs::path file = path_ / "environment.json";
   if (!fs::exists(file)) return {};
-  return ReadJson(file).get<std::map<std::string, std::string>>();
+  return ReadJson(file).get<std::map<std::string, Variables>>();
 }
 
-void Folder::WriteEnvironment(const std::map<std::string, std::string>& variables) const {
+void Folder::WriteEnvironment(const std::map<std::string, Variables>& variables) const {
   WriteWhole(path_ / "environment.json", json(variables).dump(1) + "\n", 0600);
 }
 

@@ -74,10 +74,17 @@ Run MakeRun(const Spec& spec, std::uint64_t id, const json& parameters, const st
   };
   for (const std::string& word : spec.command) run.command.push_back(Fill(word, value));
   for (const auto& [name, text] : spec.environment) run.environment[name] = Fill(text, value);
-  if (policy == kUntuned) {
-    run.environment["ATTUNE_MODE"] = "off";
+  const auto variant = spec.variants.find(policy);
+  const bool varies = variant != spec.variants.end();
+  if (varies) {
+    for (const std::string& word : variant->second.arguments) {
+      run.command.push_back(Fill(word, value));
+    }
+  }
+  if (spec.Tunes(policy)) {
+    run.environment["ATTUNE_POLICY"] = varies ? variant->second.policy : policy;
   } else {
-    run.environment["ATTUNE_POLICY"] = policy;
+    run.environment["ATTUNE_MODE"] = "off";
   }
   return run;
 }

@@ -4,6 +4,7 @@
 //          plan.json             its runs, and what is needed to repeat them
 //          environment.json      how trainers reach the daemon; private (0600)
 //          attuned/              state of the sweep's daemon, with the history of its trials
+//          attuned-VARIANT/      of a variant's own
 //          runs/N/lock           held by the task of run N for as long as it lives
 //                 points.jsonl   what the run reported, a point a line
 //                 output         what it printed
@@ -61,6 +62,7 @@ struct Point {
   double step = 0;     // 0 where it said none
   double compute = 0;  // processor seconds; the task's own count where the run said none
   double value = 0;    // of the metric
+  std::map<std::string, double> fields = {};  // all its other numbers; of the last point only
 };
 
 // As a line of points.jsonl.
@@ -103,9 +105,11 @@ class Folder {
   // Lines that were cut short by a kill are left out.
   [[nodiscard]] std::vector<Point> ReadPoints(std::uint64_t run) const;
 
-  // Variables that tasks add to the environment of tuned runs; empty where none were written.
-  [[nodiscard]] std::map<std::string, std::string> ReadEnvironment() const;
-  void WriteEnvironment(const std::map<std::string, std::string>& variables) const;
+  // Variables that tasks add to the environment of runs that a daemon tunes, by the daemon's name
+  // (Spec::DaemonOf); empty where none were written.
+  using Variables = std::map<std::string, std::string>;
+  [[nodiscard]] std::map<std::string, Variables> ReadEnvironment() const;
+  void WriteEnvironment(const std::map<std::string, Variables>& variables) const;
 
   // On disk, whole, before it returns. Throws std::system_error.
   void WriteOutcome(const RunOutcome& outcome) const;

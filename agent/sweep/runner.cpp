@@ -14,6 +14,7 @@
 #include <deque>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <set>
 #include <system_error>
 #include <thread>
@@ -67,16 +68,17 @@ class RunnerLock {
   int descriptor_;
 };
 
-// The sweep's own daemon: its history, its seeds and its policies are nobody else's.
+// A daemon of the sweep's own: its history, its seeds and its policies are nobody else's.
 class SweepDaemon {
  public:
-  SweepDaemon(const Folder& folder, const Spec& spec) {
-    paths_.state = folder.Path() / "attuned";
+  // `name`: of the variant that it is for, or empty.
+  SweepDaemon(const Folder& folder, const Spec& spec, const std::string& name) : name_(name) {
+    paths_.state = folder.Path() / (name.empty() ? "attuned" : "attuned-" + name);
     paths_.runtime = paths_.state;
     if (paths_.Endpoint().size() > kLongestSocket) {
       paths_.runtime =
           fs::temp_directory_path() / fmt::format("attune-{}-{:016x}", getuid(),
-                                                  std::hash<std::string>{}(folder.Path().string()));
+                                                  std::hash<std::string>{}(paths_.state.string()));
     }
     // Outlives a runner that is killed, for the runs that do, and not for long.
     flags_ = {"--state-directory=" + paths_.state.string(),
@@ -84,7 +86,11 @@ class SweepDaemon {
               "--linger=60"};
     listen_ = spec.slurm.listen;
     if (!listen_.empty()) flags_.push_back("--listen=" + listen_);
-    for (const auto& [name, value] : spec.daemon) flags_.push_back("--" + name + "=" + value);
+    auto knobs = spec.daemon;
+    if (!name.empty()) {
+      for (const auto& [knob, value] : spec.variants.at(name).daemon) knobs[knob] = value;
+    }
+    for (const auto& [knob, value] : knobs) flags_.push_back("--" + knob + "=" + value);
   }
 
   // Starts it where it does not answer; says so where it had run before.
@@ -92,7 +98,9 @@ class SweepDaemon {
     if ((child_ && !child_->Ended()) || Clock::now() - looked_ < kDaemonLook) return;
     looked_ = Clock::now();
     if (AskStatus(paths_)) return;  // another runner's, that still is there
-    if (board != nullptr) board->Say("attuned is gone: starting it again");
+    if (board != nullptr)
+      board->Say(fmt::format("attuned {}is gone: starting it again",
+                             name_.empty() ? "" : "of " + name_ + " "));
     child_.reset();
     child_ = StartDaemon(paths_, flags_, [] { return interrupted != 0; });
   }
@@ -103,6 +111,7 @@ class SweepDaemon {
   }
 
  private:
+  std::string name_;
   Paths paths_;
   std::string listen_;
   std::vector<std::string> flags_;
@@ -164,11 +173,22 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   }
   std::string stopped;
   if (!missing.empty()) {
-    std::optional<SweepDaemon> daemon;
-    if (spec.Tunes()) {
-      daemon.emplace(folder, spec).Keep(nullptr);
-      folder.WriteEnvironment(daemon->Variables());
+    std::map<std::string, SweepDaemon> daemons;
+    for (const Run* run : missing) {
+      const std::string name = spec.DaemonOf(run->policy);
+      if (spec.Tunes(run->policy)) daemons.try_emplace(name, folder, spec, name);
     }
+    if (daemons.size() > 1 && !spec.slurm.listen.empty()) {
+      throw SweepError(
+          "variants with daemons of their own have no addresses for other hosts; run "
+          "them with --executor local and without slurm.listen");
+    }
+    std::map<std::string, Folder::Variables> variables;
+    for (auto& [name, daemon] : daemons) {
+      daemon.Keep(nullptr);
+      variables[name] = daemon.Variables();
+    }
+    if (!daemons.empty()) folder.WriteEnvironment(variables);
     const auto executor = options.executor == ExecutorKind::kSlurm
                               ? MakeSlurm(folder, spec, OwnProgram())
                               : MakeLocal(folder, spec);
@@ -182,7 +202,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
         executor->Stop();
         break;
       }
-      if (daemon) daemon->Keep(&board);
+      for (auto& [name, daemon] : daemons) daemon.Keep(&board);
       while (stopped.empty() && !missing.empty() && executor->Room() > 0) {
         if (spec.limits.compute_seconds > 0 && spent >= spec.limits.compute_seconds) {
           stopped = fmt::format("its {:g} compute_seconds are spent", spec.limits.compute_seconds);

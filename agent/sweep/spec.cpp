@@ -170,14 +170,17 @@ json Value(const Section& section, const toml::node& node) {
   section.Fail(node.source(), "a parameter's value is a text, a finite number, true or false");
 }
 
+bool IsPolicy(std::string_view name) { return name == kUntuned || Chain::Knows(name); }
+
 void CheckParameter(const Section& section, const toml::node& at, const std::string& name,
-                    const json& value) {
+                    const json& value, const Spec& spec) {
   if (name != "policy") return;
   if (!value.is_string() ||
-      (value != std::string(kUntuned) && !Chain::Knows(value.get<std::string>()))) {
-    section.Fail(at.source(), fmt::format("there is no policy {}; use auto, keep, kmeans, network, "
-                                          "qk_clip, random or untuned",
-                                          value.dump()));
+      (!IsPolicy(value.get<std::string>()) && !spec.variants.contains(value.get<std::string>()))) {
+    section.Fail(at.source(),
+                 fmt::format("there is no policy {}; use auto, keep, kmeans, network, "
+                             "qk_clip, importance, random, explore, untuned or a [variant]",
+                             value.dump()));
   }
 }
 
@@ -196,14 +199,14 @@ void CheckParameterName(const Section& section, const toml::key& key) {
 }
 
 Parameter ReadParameter(Section& parameters, const toml::key& key, const toml::node& node,
-                        const fs::path& file) {
+                        const fs::path& file, const Spec& spec) {
   const std::string name(key.str());
   CheckParameterName(parameters, key);
   if (const toml::array* list = node.as_array()) {
     std::vector<json> values;
     for (const toml::node& value : *list) {
       values.push_back(Value(parameters, value));
-      CheckParameter(parameters, value, name, values.back());
+      CheckParameter(parameters, value, name, values.back(), spec);
       if (std::ranges::count(values, values.back()) > 1) {
         parameters.Fail(value.source(),
                         fmt::format("{}: {} stands here twice", name, values.back().dump()));
@@ -217,7 +220,7 @@ Parameter ReadParameter(Section& parameters, const toml::key& key, const toml::n
   const toml::table* table = node.as_table();
   if (table == nullptr) {
     json value = Value(parameters, node);
-    CheckParameter(parameters, node, name, value);
+    CheckParameter(parameters, node, name, value, spec);
     return {name, std::vector<json>{std::move(value)}};
   }
   constexpr std::array<std::pair<std::string_view, Scale>, 3> kScales = {
@@ -271,6 +274,22 @@ Bar ReadBar(Section& section) {
   for (const auto& [key, node] : where.Content()) {
     bar.where[std::string(key.str())] = Value(where, node);
   }
+  section.Read("field", bar.field);
+  bar.among = section.Words("among");
+  bar.healthy = json::object();
+  const Section healthy = section.Table("healthy");
+  for (const auto& [key, node] : healthy.Content()) {
+    bar.healthy[std::string(key.str())] = Value(healthy, node);
+  }
+  if (bar.healthy.empty() != (bar.figure != "gap_closed")) {
+    section.Fail("healthy", "goes with the figure gap_closed, which needs it");
+  }
+  if (bar.among.empty() != (bar.figure != "hindsight")) {
+    section.Fail("among", "goes with the figure hindsight, which needs it");
+  }
+  if (!bar.field.empty() && bar.figure != "value" && bar.figure != "relative") {
+    section.Fail("field", "goes with the figures value and relative");
+  }
   constexpr std::array<std::string_view, 3> kBounds = {"mean", "low", "high"};
   bar.bound = kBounds[section.Choose("bound", kBounds, 0)];
   const bool most = section.Find("at_most") != nullptr;
@@ -300,6 +319,32 @@ void ReadDaemon(Section section, std::map<std::string, std::string>& daemon) {
       section.Fail(key.source(), "a sweep's daemon has its folder in the sweep's own");
     }
     daemon[name] = std::move(text);
+  }
+}
+
+void ReadVariants(Section section, const fs::path& file, Spec& spec) {
+  for (const auto& [key, node] : section.Content()) {
+    const std::string name(key.str());
+    const toml::table* table = node.as_table();
+    if (table == nullptr) section.Fail(node.source(), "a variant is a table: [variant.NAME]");
+    if (!IsName(name) || IsPolicy(name)) {
+      section.Fail(key.source(), fmt::format("'{}': name a variant by letters, digits, _ - ., and "
+                                             "not as a policy",
+                                             name));
+    }
+    Section own(*table, "variant." + name, file);
+    Variant variant;
+    own.Read("policy", variant.policy);
+    if (!IsPolicy(variant.policy)) {
+      own.Fail("policy", fmt::format("there is no policy '{}'", variant.policy));
+    }
+    variant.arguments = own.Words("arguments");
+    ReadDaemon(own.Table("daemon"), variant.daemon);
+    if (!variant.daemon.empty() && variant.policy == kUntuned) {
+      own.Fail("daemon", "its runs are untuned; give it a policy");
+    }
+    own.Finish();
+    spec.variants[name] = std::move(variant);
   }
 }
 
@@ -340,6 +385,9 @@ void CheckUse(const Spec& spec, const Section& section, const Section& environme
     }
   };
   for (const std::string& word : spec.command) use(section, "command", word);
+  for (const auto& [name, variant] : spec.variants) {
+    for (const std::string& word : variant.arguments) use(section, "variant", word);
+  }
   for (const auto& [name, value] : spec.environment) use(environment, name, value);
   for (const auto& [name, source] : parameters) {
     if (!used.contains(name)) {
@@ -355,9 +403,19 @@ void CheckUse(const Spec& spec, const Section& section, const Section& environme
 
 }  // namespace
 
+bool Spec::Tunes(const std::string& policy) const {
+  const auto variant = variants.find(policy);
+  return (variant == variants.end() ? policy : variant->second.policy) != kUntuned;
+}
+
+std::string Spec::DaemonOf(const std::string& policy) const {
+  const auto variant = variants.find(policy);
+  return variant == variants.end() || variant->second.daemon.empty() ? "" : policy;
+}
+
 bool Spec::Tunes() const {
   if (twin) return true;
-  const auto tunes = [](const json& policy) { return policy != std::string(kUntuned); };
+  const auto tunes = [this](const json& policy) { return Tunes(policy.get<std::string>()); };
   for (const Parameter& parameter : parameters) {
     if (parameter.name != "policy") continue;
     if (std::ranges::any_of(std::get<0>(parameter.values), tunes)) return true;
@@ -403,10 +461,11 @@ Spec ParseSpec(std::string_view text, const fs::path& file) {
   section.Read("results", results);
   if (!results.empty()) spec.results = (folder / results).lexically_normal();
 
+  ReadVariants(section.Table("variant"), file, spec);
   std::map<std::string, toml::source_region> names;
   Section parameters = section.Table("parameters");
   for (const auto& [key, node] : parameters.Content()) {
-    spec.parameters.push_back(ReadParameter(parameters, key, node, file));
+    spec.parameters.push_back(ReadParameter(parameters, key, node, file, spec));
     names.emplace(key.str(), key.source());
   }
   for (const Section& point : section.Tables("case")) {
@@ -418,7 +477,7 @@ Spec ParseSpec(std::string_view text, const fs::path& file) {
         point.Fail(key.source(), fmt::format("'{}' is in [parameters] too", name));
       }
       values[name] = Value(point, node);
-      CheckParameter(point, node, name, values[name]);
+      CheckParameter(point, node, name, values[name], spec);
       names.emplace(name, key.source());
     }
     if (!spec.cases.empty() && spec.cases[0].size() != values.size()) {

@@ -7,7 +7,7 @@
 //   twin = true                         # an untuned run beside each tuned one
 //   [parameters]
 //   rate = {log_uniform = [1e-4, 1e-2]} # or uniform, integers; a list is a grid; a value is itself
-//   policy = ["auto", "kmeans"]         # who tunes; "untuned" is nobody
+//   policy = ["auto", "kmeans"]         # who tunes, or a variant; "untuned" is nobody
 //
 // agent/sweep/README.md has every key.
 #pragma once
@@ -71,6 +71,14 @@ struct Halving {
   double factor = 3;
 };
 
+// Another way to run the command, beside the policies and under a name of its own: a baseline.
+struct Variant {
+  std::string policy{kUntuned};        // who tunes
+  std::vector<std::string> arguments;  // further words of the command, with the same placeholders
+  std::map<std::string, std::string>
+      daemon;  // knobs beyond the sweep's: then it has its own attuned
+};
+
 // What Slurm is to know beyond the limits.
 struct Slurm {
   std::string partition;             // empty: the cluster's default
@@ -81,12 +89,16 @@ struct Slurm {
 // A claim about the sweep's figures.
 struct Bar {
   std::string name;
-  std::string figure;    // of report.h's FigureNames
-  std::string policy;    // of which runs; empty: all tuned ones
-  std::string against;   // policy that they are paired with; default: untuned
-  nlohmann::json where;  // parameters that the runs must have, as an object
-  std::string bound;     // mean, low or high end of the 95 % interval
-  bool at_most = true;   // else at least
+  std::string figure;      // of report.h's FigureNames
+  std::string policy;      // of which runs; empty: all tuned ones
+  std::string against;     // policy that they are paired with; default: untuned
+  nlohmann::json where;    // parameters that the runs must have, as an object
+  std::string bound;       // mean, low or high end of the 95 % interval
+  std::string field = {};  // another number of a run's last line than the metric; empty: the metric
+  nlohmann::json healthy = {};  // of gap_closed: in which parameters the healthy run differs
+  std::vector<std::string> among =
+      {};               // of hindsight: the policies whose best is chosen for each job
+  bool at_most = true;  // else at least
   double threshold = 0;
 };
 
@@ -105,7 +117,8 @@ struct Spec {
   std::uint64_t samples = 1;
   std::uint64_t sampler_seed = 0;
   std::vector<Parameter> parameters;
-  std::vector<nlohmann::json> cases;  // objects: parameters that go together
+  std::map<std::string, Variant> variants;  // by the name that stands for a policy
+  std::vector<nlohmann::json> cases;        // objects: parameters that go together
   Limits limits;
   std::optional<Halving> halving;
   std::map<std::string, std::string> daemon;  // knobs of attuned, by name
@@ -115,6 +128,10 @@ struct Spec {
 
   // Whether any run is tuned: there is a policy to choose, or a twin to compare with.
   [[nodiscard]] bool Tunes() const;
+  // Whether the runs of this policy or variant are.
+  [[nodiscard]] bool Tunes(const std::string& policy) const;
+  // The daemon that tunes them: the variant's name where it has its own, else empty.
+  [[nodiscard]] std::string DaemonOf(const std::string& policy) const;
 };
 
 // `text` is the file's content, `file` its path for messages and relative folders. Throws

@@ -143,7 +143,7 @@ pid_t Start(const Spec& spec, const Run& run, const fs::path& folder,
   std::vector<std::string> words;
   for (const std::string& word : run.command) words.push_back(Fill(word, here));
   std::map<std::string, std::string> own;
-  if (run.policy != kUntuned) {
+  if (spec.Tunes(run.policy)) {
     own = extra;
     // A key that no run had before: one that begins anew is another job.
     own["ATTUNE_JOB"] = fmt::format(
@@ -262,7 +262,7 @@ class Task {
     Pipe out;
     Pipe err;
     try {
-      process_ = Start(spec_, run_, path_, folder_.ReadEnvironment(), cpus, out, err);
+      process_ = Start(spec_, run_, path_, Environment(), cpus, out, err);
     } catch (const std::system_error& error) {
       outcome.why = fmt::format("cannot start {} in {}: {}", run_.command[0],
                                 spec_.directory.string(), error.code().message());
@@ -311,6 +311,12 @@ class Task {
   }
 
  private:
+  // How the run reaches the daemon that tunes it.
+  [[nodiscard]] Folder::Variables Environment() const {
+    const auto all = folder_.ReadEnvironment();
+    const auto own = all.find(spec_.DaemonOf(run_.policy));
+    return own == all.end() ? Folder::Variables{} : own->second;
+  }
   void End(Ending ending, std::string why) {
     if (!ending_) {
       ending_ = ending;
@@ -426,6 +432,9 @@ class Task {
     const auto compute = number(spec_.compute);
     point.compute = compute ? *compute : ProcessorSeconds(process_);
     last_ = point;
+    for (const auto& [name, field] : object.items()) {
+      if (name != spec_.metric && field.is_number()) last_->fields[name] = field.get<double>();
+    }
     WriteAll(points_.Get(), ToLine(point), path_ / "points.jsonl");
     if (ladder_ && !ending_) {
       if (const auto why = ladder_->Judge(point)) End(Ending::kHalved, *why);

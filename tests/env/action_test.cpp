@@ -85,7 +85,7 @@ TEST_CASE("scale choices that leave the bounds are masked, and all but keep of i
   using Row = std::array<std::uint8_t, kScaleChoices>;
   const Topology topology = OneSite(6);
   Setting setting = Setting::Neutral(6);
-  setting.scale = {1, kMaxScale, kMinScale, kMaxScale / 1.2F, kMinScale * 1.2F, 1};
+  setting.scale = {1, kMaxScale, kMinScale, kMaxScale / 2, kMinScale * 2, 1};
   setting.active[5] = 0;
   const ActionMask mask = MaskOf(topology, setting);
   CHECK(mask.scale[0] == Row{1, 1, 1, 1, 1});
@@ -180,7 +180,7 @@ TEST_CASE("a head that goes out keeps its scale, and one that comes in has its o
   action.count[0] = CountChange::kHalve;
   action.score = {1, 0};
   const Setting half = Apply(topology, setting, action);
-  CHECK(half.scale == std::vector<float>{2 * 1.5F, 3});
+  CHECK(half.scale == std::vector<float>{2 * 4, 3});
   Action twice = Action::Keep(2, 1);
   twice.count[0] = CountChange::kDouble;
   CHECK(Apply(topology, half, twice).scale == half.scale);

@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -214,12 +215,26 @@ TEST_CASE("k-means sharpens diffuse heads a little and uniform ones strongly, ea
 }
 
 TEST_CASE("k-means sharpens no head beyond a scale of 4") {
-  Scene scene({{kDiffuse, kDiffuse, kUniform, kUniform}});
-  scene.SetScale(0, 3.4F);  // times 1.15 is 3.91
-  scene.SetScale(1, 3.5F);  // ... 4.03
-  scene.SetScale(2, 2.6F);  // times 1.5 is 3.9
-  scene.SetScale(3, 2.7F);  // ... 4.05
+  Look uniform = kUniform;
+  uniform.logit = 2;
+  Scene scene({{kDiffuse, kDiffuse, uniform, uniform}});
+  scene.SetScale(0, 2.6F);  // times 1.5 is 3.9
+  scene.SetScale(1, 2.7F);  // ... 4.05
+  scene.SetScale(2, 0.9F);  // times 4 is 3.6
+  scene.SetScale(3, 1.1F);  // ... 4.4
   CHECK(scene.ByKMeans().action.scale == Choices{3, 2, 4, 2});
+}
+
+TEST_CASE("k-means wakes heads whose logits hardly differ, up to a scale of 16") {
+  Look cold = kUniform;
+  cold.logit = 0.1F;
+  Look uniform = kUniform;
+  uniform.logit = 2;
+  Scene scene({{cold, cold, uniform}});
+  scene.SetScale(0, 4);
+  scene.SetScale(1, 4.1F);
+  scene.SetScale(2, 4);
+  CHECK(scene.ByKMeans().action.scale == Choices{4, 2, 2});
 }
 
 TEST_CASE("k-means keeps a scale whose rule is masked") {
@@ -362,9 +377,54 @@ TEST_CASE("k-means declines where no active head was measured") {
   CHECK(std::get<Decline>(verdict).why == "no active head was measured in this window");
 }
 
+TEST_CASE(
+    "importance halves once, from 30 % of the budget on, keeping the heads of most gradient") {
+  Scene scene({{kHealthy, kHealthy, kHealthy, kHealthy}, {kHealthy}});
+  for (std::size_t head = 0; head < 5; ++head) {
+    scene.now.metrics[head * kMetrics + static_cast<std::size_t>(Metric::kImportance)] =
+        static_cast<float>(head);
+  }
+  std::mt19937_64 random(1);
+  const auto policy = MakeImportance();
+  const auto decide = [&] { return std::get<Decision>(scene.Ask(*policy, random)).action; };
+  scene.progress = 0.29;
+  CHECK(decide() == Action::Keep(5, 2));
+  scene.progress = 0.3;
+  CHECK(decide().count == Counts{CountChange::kHalve, CountChange::kKeep});
+  scene.setting = Apply(scene.job.topology, scene.setting, decide());
+  CHECK(scene.setting.active == Choices{0, 0, 1, 1, 1});
+  scene.mask = MaskOf(scene.job.topology, scene.setting);
+  CHECK(decide().count == Counts{CountChange::kKeep, CountChange::kKeep});
+}
+
+TEST_CASE(
+    "explore holds one plan from a job's first window to its last, and another for each key") {
+  std::set<std::string> plans;
+  const auto policy = MakeExplore();
+  std::mt19937_64 random(1);
+  for (int key = 0; key < 60; ++key) {
+    Scene scene({std::vector<Look>(8, kHealthy), std::vector<Look>(8, kHealthy)});
+    scene.job.key = "run/" + std::to_string(key);
+    std::set<std::string> whys;
+    for (int window = 0; window < 20; ++window) {
+      scene.progress = (window + 1) / 21.0;
+      const auto decision = std::get<Decision>(scene.Ask(*policy, random));
+      whys.insert(decision.why);
+      scene.setting = Apply(scene.job.topology, scene.setting, decision.action);
+      scene.mask = MaskOf(scene.job.topology, scene.setting);
+    }
+    CHECK(whys.size() == 1);
+    plans.insert(*whys.begin());
+    // Where the plan is constant, 20 windows are enough to come to what it says.
+    const std::size_t active = CountActive(std::span(scene.setting.active).first(8));
+    CHECK((active == 1 || active == 2 || active == 4 || active == 8));
+  }
+  CHECK(plans.size() > 20);
+}
+
 TEST_CASE("qk_clip scales down above 100, by the factor nearest to 100 over the largest logit") {
-  // On a logarithmic scale 1 / 1.15 and 1 / 1.5 meet at 1 / sqrt(1.15 · 1.5) = 1 / 1.3134.
-  const std::vector<float> logits = {-5, 100, 100.1F, 131.3F, 131.4F, 1e6F};
+  // On a logarithmic scale 1 / 1.5 and 1 / 4 meet at 1 / sqrt(1.5 · 4) = 1 / 2.4495.
+  const std::vector<float> logits = {-5, 100, 100.1F, 244.9F, 245.0F, 1e6F};
   std::vector<Look> looks(logits.size());
   for (std::size_t head = 0; head < logits.size(); ++head) looks[head].logit = logits[head];
   const Decision decision = Scene({looks}).ByQkClip();
@@ -378,7 +438,7 @@ TEST_CASE("qk_clip takes the nearest open factor, and none for inactive heads") 
   hot.logit = 1000;
   Scene scene({{hot, hot, hot, hot}});
   scene.SetScale(0, kMinScale);
-  scene.SetScale(1, kMinScale * 1.2F);
+  scene.SetScale(1, kMinScale * 2);
   scene.setting.active[2] = 0;
   scene.mask = MaskOf(scene.job.topology, scene.setting);
   CHECK(scene.ByQkClip().action.scale == Choices{2, 1, 2, 0});

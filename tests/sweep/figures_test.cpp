@@ -92,6 +92,60 @@ TEST_CASE("a halved run is compared with its twin where it was stopped") {
   CHECK(FigureOf(results, "difference", selection) == Approx(-0.5));
 }
 
+TEST_CASE("the worst job is the worst mean over the seeds of a job, not the worst run") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("untuned", 8, 0, {{10, 10, 2}}));
+  results.runs.push_back(MakeResult("kmeans", 8, 0, {{10, 10, 2.2}}));
+  results.runs.push_back(MakeResult("untuned", 8, 1, {{10, 10, 2}}));
+  results.runs.push_back(MakeResult("kmeans", 8, 1, {{10, 10, 2 / 1.1}}));
+  CHECK(FigureOf(results, "worst_relative") == Approx(1.1));
+  CHECK(FigureOf(results, "worst_job") == Approx(1.0));
+}
+
+TEST_CASE("the gap closed is measured on the untuned run that is healthy") {
+  Results results = Sample();  // of 4 heads: 2 and 3 untuned, 1.5 and 2.5 tuned
+  for (std::uint64_t seed : {0, 1}) {
+    results.runs.push_back(
+        MakeResult("untuned", 8, seed, {{10, 10, 1 + static_cast<double>(seed)}}));
+  }
+  Selection selection;
+  selection.where = {{"heads", 4}};
+  selection.healthy = {{"heads", 8}};
+  CHECK(FigureOf(results, "gap_closed", selection) == Approx(0.5));
+  selection.healthy = {{"heads", 2}};
+  CHECK_FALSE(Compute("gap_closed", results, selection));
+}
+
+TEST_CASE("hindsight takes the best of the others for each job, and never less than nothing") {
+  Results results = Sample();  // kmeans gains 0.5 at 4 heads
+  for (std::uint64_t seed : {0, 1}) {
+    const double shift = static_cast<double>(seed);
+    results.runs.push_back(MakeResult("one", 4, seed, {{10, 10, 1 + shift}}));     // gains 1
+    results.runs.push_back(MakeResult("two", 4, seed, {{10, 10, 1.25 + shift}}));  // 0.75
+    results.runs.push_back(MakeResult("untuned", 8, seed, {{10, 10, 2 + shift}}));
+    results.runs.push_back(MakeResult("kmeans", 8, seed, {{10, 10, 1.7 + shift}}));  // 0.3
+    results.runs.push_back(MakeResult("one", 8, seed, {{10, 10, 3 + shift}}));
+    results.runs.push_back(MakeResult("two", 8, seed, {{10, 10, 4 + shift}}));
+  }
+  Selection selection;
+  selection.policy = "kmeans";
+  selection.among = {"one", "two"};
+  CHECK(FigureOf(results, "hindsight", selection) == Approx(0.8));
+}
+
+TEST_CASE("a field is another number of the last line than the metric") {
+  Results results = Sample();
+  for (Result& result : results.runs) {
+    result.outcome->last->fields["active_share"] = result.run.policy == "kmeans" ? 0.25 : 1;
+  }
+  Selection selection;
+  selection.field = "active_share";
+  CHECK(FigureOf(results, "value", selection) == Approx(0.25));
+  CHECK(FigureOf(results, "relative", selection) == Approx(0.25));
+  selection.field = "colour";
+  CHECK_FALSE(Compute("value", results, selection));
+}
+
 TEST_CASE("a bar holds by its figure, its end of the interval, and every run's result") {
   Results results = Sample();
   Bar bar{.name = "gains",

@@ -54,6 +54,33 @@ policy = ["kmeans", "keep"])");
   CHECK(runs[1].environment == std::map<std::string, std::string>{{"ATTUNE_POLICY", "kmeans"}});
 }
 
+TEST_CASE("a variant is a policy with a name, words and a daemon of its own") {
+  const Spec spec = ParseSpec(R"(
+command = ["t", "{a}"]
+[parameters]
+a = [1]
+policy = ["untuned", "network", "zero", "wide"]
+[variant.zero]
+policy = "network"
+daemon = {network = "none"}
+[variant.wide]
+arguments = ["--wide", "{a}"])",
+                              "/s.toml");
+  const auto runs = PlanRuns(spec);
+  REQUIRE(runs.size() == 4);
+  CHECK(runs[2].environment.at("ATTUNE_POLICY") == "network");
+  CHECK(runs[2].policy == "zero");
+  CHECK(spec.DaemonOf("zero") == "zero");
+  CHECK(spec.DaemonOf("network").empty());
+  CHECK(spec.DaemonOf("wide").empty());
+  CHECK(runs[3].command == std::vector<std::string>{"t", "1", "--wide", "1"});
+  CHECK(runs[3].environment.at("ATTUNE_MODE") == "off");
+  CHECK_FALSE(spec.Tunes("wide"));
+  CHECK_FALSE(spec.Tunes("untuned"));
+  CHECK(spec.Tunes("zero"));
+  CHECK(runs[3].Pair() == runs[0].Pair());
+}
+
 TEST_CASE("cases keep their parameters together, and those that differ in policy share a twin") {
   const auto runs = Plan(R"(
 command = ["t", "{a}", "{b}"]

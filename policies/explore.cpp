@@ -1,0 +1,121 @@
+// explore: a plan drawn for each job and held to its end, for a network to learn from.
+//
+// What a policy does pays over many windows, and drawing every window anew hardly ever comes upon a
+// plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether
+// and when it grows again, and how sharp its attention may become. Heads are chosen, and sick ones
+// treated, as kmeans does.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "policies/rules.h"
+
+namespace attune {
+namespace {
+
+constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's heads; at least one
+constexpr std::array kGrowthBegins = {0.25, 0.5, 0.7};        // of the budget
+constexpr std::array kSharpest = {0.0F, 1.0F, 4.0F, 16.0F};   // 0: scales are left alone
+constexpr double kGrowing = 0.5;                              // of the plans
+constexpr double kSitesDiffer = 0.25;                         // of the plans
+
+struct Plan {
+  double share = 1;          // of a site's heads
+  double other_share = 1;    // of those in the other half of the model
+  double growth_begins = 2;  // of the budget; above 1: never
+  double grown_share = 1;
+  float sharpest = 0;
+};
+
+Plan PlanOf(const JobSpec& job) {
+  // By the key alone: the policy holds no state, and no two runs have the same key.
+  std::seed_seq seed(job.key.begin(), job.key.end());
+  std::mt19937_64 random(seed);
+  const auto pick = [&](const auto& values) {
+    return values[std::uniform_int_distribution<std::size_t>(0, values.size() - 1)(random)];
+  };
+  const auto chance = [&](double share) {
+    return std::uniform_real_distribution<double>(0, 1)(random) < share;
+  };
+  Plan plan;
+  plan.share = pick(kShares);
+  plan.other_share = chance(kSitesDiffer) ? pick(kShares) : plan.share;
+  if (chance(kGrowing)) {
+    plan.growth_begins = pick(kGrowthBegins);
+    plan.grown_share = std::max(pick(kShares), plan.share);
+  }
+  plan.sharpest = pick(kSharpest);
+  return plan;
+}
+
+// The largest change towards `wanted` that does not go beyond it.
+CountChange Towards(std::size_t wanted, std::size_t active, std::size_t heads) {
+  if (active > wanted) {
+    return ChangedCount(active, CountChange::kHalve, heads) >= wanted ? CountChange::kHalve
+                                                                      : CountChange::kMinusOne;
+  }
+  if (active < wanted) {
+    return ChangedCount(active, CountChange::kDouble, heads) <= wanted ? CountChange::kDouble
+                                                                       : CountChange::kPlusOne;
+  }
+  return CountChange::kKeep;
+}
+
+class ExplorePolicy : public Policy {
+ public:
+  [[nodiscard]] std::string_view Name() const override { return "explore"; }
+
+  [[nodiscard]] Verdict Decide(const Situation& situation, std::mt19937_64& random) override {
+    Verdict verdict = kmeans_->Decide(situation, random);
+    auto* decision = std::get_if<Decision>(&verdict);
+    if (decision == nullptr) return verdict;
+    const Plan plan = PlanOf(situation.job);
+    const auto& offsets = situation.state.site_offsets;
+    const std::size_t sites = situation.state.Sites();
+    for (std::size_t site = 0; site < sites; ++site) {
+      const std::size_t heads = offsets[site + 1] - offsets[site];
+      const double share = situation.progress >= plan.growth_begins ? plan.grown_share
+                           : 2 * site < sites                       ? plan.share
+                                                                    : plan.other_share;
+      const auto wanted =
+          static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
+      const CountChange change = Towards(
+          wanted, CountActive(std::span(situation.setting.active).subspan(offsets[site], heads)),
+          heads);
+      const bool open = situation.mask.count[site][static_cast<std::size_t>(change)] != 0;
+      decision->action.count[site] = open ? change : CountChange::kKeep;
+    }
+    for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
+      std::uint8_t& choice = decision->action.scale[head];
+      if (plan.sharpest == 0) {
+        choice = kKeepScale;
+      } else if (situation.setting.scale[head] * kScaleFactors[choice] > plan.sharpest &&
+                 choice > kKeepScale) {
+        choice = kKeepScale;
+      }
+    }
+    decision->why = fmt::format("its plan: {:.3g} of the heads ({:.3g} in the second half)",
+                                plan.share, plan.other_share);
+    if (plan.growth_begins <= 1) {
+      decision->why +=
+          fmt::format(", {:.3g} from {:.0f} %", plan.grown_share, 100 * plan.growth_begins);
+    }
+    decision->why += plan.sharpest > 0 ? fmt::format(", logits up to × {:g}", plan.sharpest)
+                                       : std::string(", scales as they are");
+    return verdict;
+  }
+
+ private:
+  std::unique_ptr<Policy> kmeans_ = MakeKMeans();
+};
+
+}  // namespace
+
+std::unique_ptr<Policy> MakeExplore() { return std::make_unique<ExplorePolicy>(); }
+
+}  // namespace attune
