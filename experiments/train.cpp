@@ -32,6 +32,7 @@ struct Options {
   std::vector<std::string> stores;
   std::string output;
   std::string from;
+  bool greedy = false;
   double temperature = 0;
   double price = 0;
   double harm = 0;
@@ -45,7 +46,7 @@ struct Episode {
   JobRecord job;
   std::vector<Trial> trials;    // that were somebody's decision
   std::vector<double> returns;  // from each of them to the end
-  double weight = 0;
+  std::vector<double> weights;  // of each
 };
 
 using Group = std::vector<Episode>;
@@ -109,10 +110,33 @@ void Weigh(Group& group, const Options& options) {
   const double most = *std::ranges::max_element(worth);
   double sum = 0;
   for (std::size_t i = 0; i < group.size(); ++i) {
-    group[i].weight = std::exp((worth[i] - most) / options.temperature);
-    sum += group[i].weight;
+    worth[i] = std::exp((worth[i] - most) / options.temperature);
+    sum += worth[i];
   }
-  for (Episode& episode : group) episode.weight /= sum;
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    group[i].weights.assign(group[i].trials.size(), worth[i] / sum);
+  }
+}
+
+// The same by what the next window alone brought, in standard deviations of the group's in that
+// window: a greedy bandit, as a baseline.
+void WeighGreedily(Group& group) {
+  std::map<std::uint32_t, std::vector<double>> rewards;
+  for (const Episode& episode : group) {
+    for (const Trial& trial : episode.trials) rewards[trial.window].push_back(*trial.reward);
+  }
+  for (Episode& episode : group) {
+    for (const Trial& trial : episode.trials) {
+      const std::vector<double>& others = rewards[trial.window];
+      const auto count = static_cast<double>(others.size());
+      double mean = 0;
+      double square = 0;
+      for (const double reward : others) mean += reward / count;
+      for (const double reward : others) square += (reward - mean) * (reward - mean) / count;
+      const double deviation = std::sqrt(square) + 1e-9;
+      episode.weights.push_back(std::exp((*trial.reward - mean) / deviation) / count);
+    }
+  }
 }
 
 std::vector<Sample> SamplesOf(const std::vector<const Group*>& groups) {
@@ -129,7 +153,7 @@ std::vector<Sample> SamplesOf(const std::vector<const Group*>& groups) {
         }
         samples.push_back(
             MakeSample(trial.state, trial.mask, *trial.action, before, trial.setting.active));
-        samples.back().weight = episode.weight;
+        samples.back().weight = episode.weights[i];
         samples.back().target_value = episode.returns[i];
       }
     }
@@ -156,7 +180,7 @@ void Train(const Options& options) {
   std::mt19937_64 random(options.seed);
   std::size_t jobs = 0;
   for (auto& [key, group] : groups) {
-    Weigh(group, options);
+    options.greedy ? WeighGreedily(group) : Weigh(group, options);
     jobs += group.size();
     const bool out = std::uniform_real_distribution<double>(0, 1)(random) < options.held_out;
     (out ? held_out : learned_from).push_back(&group);
@@ -200,6 +224,8 @@ int Main(int argc, char** argv) {
       ("store", po::value(&options.stores), "a history (attune.db); jobs of one name and seed are compared")
       ("output,o", po::value(&options.output), "the checkpoint that is written")
       ("from", po::value(&options.from), "a checkpoint to go on from")
+      ("greedy", po::bool_switch(&options.greedy),
+       "weigh each decision by what the next window alone brought: a baseline")
       ("temperature", po::value(&options.temperature)->default_value(0.01, "0.01"),
        "share of the loss by which a job that is worse than its group's best counts 1/e")
       ("price", po::value(&options.price)->default_value(0.05, "0.05"),

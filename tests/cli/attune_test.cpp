@@ -371,6 +371,37 @@ TEST_CASE("compare shows two jobs side by side, with their differences") {
   CHECK(work.Attune({"compare", "1"}).status == 2);
 }
 
+TEST_CASE("explain shows what other jobs did in the situations most like it, nearest first") {
+  const Workplace work;
+  Fill(work);
+  {
+    Store store = work.History();
+    for (const std::uint64_t id : {2, 3, 4, 5}) {  // the later, the more redundant its last head
+      JobRecord job = SampleJob("job " + std::to_string(id));
+      job.id = id;
+      job.spec.name = "job" + std::to_string(id);
+      store.Put(job);
+      Trial trial = SampleTrial(10 + id);
+      trial.job = id;
+      trial.why = "as job " + std::to_string(id);
+      trial.acknowledgement = {AckStatus::kApplied, 22, ""};
+      SetFeature(trial.state, 3, "redundancy", 0.1F * static_cast<float>(id));
+      store.Put(trial);
+    }
+  }
+  const auto near = [&](const char* trial) {
+    std::vector<int> jobs;
+    const json object = json::parse(work.Attune({"explain", trial, "--format", "json"}).out);
+    for (const json& other : object["nearest"]) jobs.push_back(other["job"]);
+    return jobs;
+  };
+  CHECK(near("1") == std::vector<int>{2, 3, 4});  // not redundant at all
+  CHECK(near("2") == std::vector<int>{5, 4, 3});  // 0.875
+  const std::string text = work.Attune({"explain", "1"}).out;
+  CHECK_THAT(text, Contains("what was done in the situations most like it:\n"
+                            "  trial 12 · job 2 'job2' · keep · as job 2 · +0.2500 nats\n"));
+}
+
 TEST_CASE("explain says what a trial decided, why, and what came of it") {
   const Workplace work;
   Fill(work);
