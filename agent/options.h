@@ -38,7 +38,7 @@ struct Options {
   // Learning
   std::string network = "shipped";
   bool learn = true;
-  double explore = 0.1;
+  double explore = 0.02;
   double learning_rate = 1e-4;
   std::uint64_t least_trials = 256;
   // Logging

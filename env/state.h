@@ -44,6 +44,7 @@ inline constexpr std::array kTokenFeatureNames = {
     std::string_view{"learning_rate"},      // log10(rate) / 4, 0 when unknown
     std::string_view{"budget_in_compute"},  // 1: budget in compute, 0: in steps
     std::string_view{"budget_steps"},       // log10(steps that the budget will hold) / 4
+    std::string_view{"first_loss"},  // log(first window's loss) / 2: how much there is to learn
 };
 inline constexpr std::size_t kTokenFeatures = kTokenFeatureNames.size();
 

@@ -2,24 +2,31 @@
 // writes it as a checkpoint that attuned can begin with (--network FILE).
 //
 // Jobs of the same name, seed and topology form a group: like is compared with like, for the job
-// explains most of what comes of it and the actions little. Within its group each job has a weight
-// that falls off with what it lost against the best, and its decisions are imitated by that weight
-// (advantage-weighted regression, Peng et al., 1910.00177).
+// explains most of what comes of it and the actions little. A critic learns from all groups what a
+// plan is worth to a job (critic.h). By that, each job of a group has a weight beside the others
+// and beside leaving the job alone, and its decisions are imitated by that weight
+// (advantage-weighted regression, 1910.00177).
 #include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/program_options.hpp>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <limits>
 #include <map>
+#include <optional>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
+#include "experiments/critic.h"
 #include "policies/network.h"
 #include "store/store.h"
 
@@ -36,6 +43,7 @@ struct Options {
   double temperature = 0;
   double price = 0;
   double harm = 0;
+  double caution = 0;
   double held_out = 0;
   double rate = 0;
   std::int64_t epochs = 0;
@@ -47,9 +55,85 @@ struct Episode {
   std::vector<Trial> trials;    // that were somebody's decision
   std::vector<double> returns;  // from each of them to the end
   std::vector<double> weights;  // of each
+  std::vector<double> plan;     // its traits
 };
 
-using Group = std::vector<Episode>;
+struct Group {
+  std::vector<Episode> episodes;
+  std::size_t number = 0;
+  std::vector<double> job;  // its traits, as they were before anything was done
+  double alone = 0;         // weight of leaving the job alone
+};
+
+constexpr double kLargestCost = 0.2;  // log of a loss over the group's best that is as bad as any
+
+std::size_t Feature(std::string_view name) {
+  return static_cast<std::size_t>(std::ranges::find(kTokenFeatureNames, name) -
+                                  kTokenFeatureNames.begin());
+}
+
+// What the job was like at its first window. The bounds are those of kmeans.
+std::vector<double> JobTraits(const State& state) {
+  const auto of = [&](std::size_t head, std::size_t feature) {
+    return static_cast<double>(state.tokens[head * kTokenFeatures + feature]);
+  };
+  const auto heads = static_cast<double>(state.Heads());
+  std::vector<double> traits;
+  for (const char* name : {"attention_share", "site_heads", "context", "head_width", "budget_steps",
+                           "learning_rate", "loss", "first_loss", "largest_logit"}) {
+    double mean = 0;
+    for (std::size_t head = 0; head < state.Heads(); ++head)
+      mean += of(head, Feature(name)) / heads;
+    traits.push_back(mean);
+  }
+  const auto share = [&](auto is_so) {
+    double count = 0;
+    for (std::size_t head = 0; head < state.Heads(); ++head) count += is_so(head) ? 1 : 0;
+    traits.push_back(count / heads);
+  };
+  share([&](std::size_t head) { return of(head, Feature("entropy")) < 0.15; });
+  share([&](std::size_t head) { return of(head, Feature("entropy")) > 0.98; });
+  share([&](std::size_t head) { return of(head, Feature("redundancy")) > 0.9; });
+  share([&](std::size_t head) { return of(head, Feature("output_norm")) < std::log(0.21) / 2; });
+  return traits;
+}
+
+// What was done, on average over each third of the budget: halvings of the heads, share of the
+// heads that was removed, logits sharpened and softened (log2); all 0 where nothing was.
+std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
+  constexpr std::size_t kThirds = 3;
+  constexpr std::size_t kKinds = 4;
+  std::array<std::array<double, kKinds>, kThirds> sums{};
+  std::array<double, kThirds> windows{};
+  for (const Trial& trial : trials) {
+    const double progress = trial.state.tokens[Feature("progress")];
+    const auto third = std::min(static_cast<std::size_t>(progress * kThirds), kThirds - 1);
+    std::array<double, kKinds> done{};
+    const auto& offsets = trial.state.site_offsets;
+    for (std::size_t site = 0; site < trial.state.Sites(); ++site) {
+      const std::size_t heads = offsets[site + 1] - offsets[site];
+      const auto active = static_cast<double>(
+          CountActive(std::span(trial.setting.active).subspan(offsets[site], heads)));
+      const double share = active / static_cast<double>(heads);
+      done[0] -= std::log2(share) / static_cast<double>(trial.state.Sites());
+      done[1] += (1 - share) / static_cast<double>(trial.state.Sites());
+    }
+    const auto active = static_cast<double>(CountActive(trial.setting.active));
+    for (std::size_t head = 0; head < trial.state.Heads(); ++head) {
+      if (trial.setting.active[head] == 0) continue;
+      const double scale = std::log2(trial.setting.scale[head]);
+      done[scale > 0 ? 2 : 3] += std::abs(scale) / active;
+    }
+    for (std::size_t kind = 0; kind < kKinds; ++kind) sums[third][kind] += done[kind];
+    ++windows[third];
+  }
+  std::vector<double> traits;
+  for (std::size_t third = 0; third < kThirds; ++third) {
+    for (double& sum : sums[third]) sum /= std::max(windows[third], 1.0);
+    traits.insert(traits.end(), sums[third].begin(), sums[third].end());
+  }
+  return traits;
+}
 
 bool IsLesson(const Trial& trial) {
   return trial.action && trial.decider != "keep" &&
@@ -83,38 +167,102 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
       }
       const std::string key = fmt::format("{} seed {}", job.spec.name, job.spec.seed);
       episode.job = std::move(job);
-      if (!episode.trials.empty()) groups[key].push_back(std::move(episode));
+      if (episode.trials.empty()) continue;
+      std::ranges::reverse(episode.trials);
+      std::ranges::reverse(episode.returns);
+      episode.plan = PlanTraits(episode.trials);
+      groups[key].episodes.push_back(std::move(episode));
+    }
+  }
+  std::size_t number = 0;
+  for (auto& [key, group] : groups) {
+    group.number = number++;
+    const auto count = static_cast<double>(group.episodes.size());
+    for (const Episode& episode : group.episodes) {
+      const std::vector<double> traits = JobTraits(episode.trials.front().state);
+      group.job.resize(traits.size());
+      for (std::size_t i = 0; i < traits.size(); ++i) group.job[i] += traits[i] / count;
     }
   }
   return groups;
 }
 
-// What a job is worth, in shares of the group's best loss. With a budget in compute the loss says
-// all. With one in steps a share of compute that was saved is worth `price`, but only at no harm:
-// loss beyond the group's best counts `harm` times.
-void Weigh(Group& group, const Options& options) {
-  double best_loss = std::numeric_limits<double>::infinity();
-  double most_compute = 0;
-  for (const Episode& episode : group) {
-    best_loss = std::min(best_loss, *episode.job.validation_loss);
-    most_compute = std::max(most_compute, episode.job.compute_seconds);
+BudgetKind KindOf(const Group& group) { return group.episodes.front().job.spec.budget.kind; }
+
+// Of each episode of a group.
+using Costs = std::vector<double> (*)(const Group&);
+
+std::vector<double> LogLosses(const Group& group) {
+  double best = std::numeric_limits<double>::infinity();
+  for (const Episode& episode : group.episodes) best = std::min(best, *episode.job.validation_loss);
+  std::vector<double> costs;
+  for (const Episode& episode : group.episodes) {
+    costs.push_back(std::min(std::log(*episode.job.validation_loss / best), kLargestCost));
   }
-  std::vector<double> worth;
-  for (const Episode& episode : group) {
-    const double behind = *episode.job.validation_loss / best_loss - 1;
-    worth.push_back(episode.job.spec.budget.kind == BudgetKind::kCompute
-                        ? -behind
-                        : -options.harm * behind +
-                              options.price * (1 - episode.job.compute_seconds / most_compute));
+  return costs;
+}
+
+std::vector<double> LogComputes(const Group& group) {
+  std::vector<double> costs;
+  for (const Episode& episode : group.episodes)
+    costs.push_back(std::log(episode.job.compute_seconds));
+  return costs;
+}
+
+// Learns from all groups with a budget of this kind; none where there are too few.
+std::optional<Critic> MakeCritic(const std::vector<Group*>& groups, BudgetKind kind, Costs costs,
+                                 const char* what) {
+  std::vector<PlannedRun> runs;
+  std::size_t pairs = 0;
+  for (const Group* of_job : groups) {
+    const Group& group = *of_job;
+    if (KindOf(group) != kind) continue;
+    pairs += group.episodes.size() > 1 ? 1 : 0;
+    const std::vector<double> of_group = costs(group);
+    for (std::size_t k = 0; k < group.episodes.size(); ++k) {
+      runs.push_back({group.number, group.job, group.episodes[k].plan, of_group[k]});
+    }
   }
-  const double most = *std::ranges::max_element(worth);
-  double sum = 0;
-  for (std::size_t i = 0; i < group.size(); ++i) {
-    worth[i] = std::exp((worth[i] - most) / options.temperature);
-    sum += worth[i];
+  if (pairs < 2) return std::nullopt;
+  Critic critic(runs);
+  fmt::print("{}: {} runs of {} jobs; foreseen in jobs left out: {:.0f} % of the variance\n", what,
+             runs.size(), pairs, 100 * critic.Foreseen());
+  return critic;
+}
+
+// What the plans of a group cost over leaving its job alone, as far as the critic knows.
+std::vector<double> Differences(const Group& group, const Critic& critic, double caution) {
+  std::vector<double> differences;
+  for (const Episode& episode : group.episodes) {
+    const Critic::Difference judged = critic.Judge(group.job, episode.plan, group.number);
+    differences.push_back(judged.mean + caution * judged.deviation);
   }
-  for (std::size_t i = 0; i < group.size(); ++i) {
-    group[i].weights.assign(group[i].trials.size(), worth[i] / sum);
+  return differences;
+}
+
+// Weights by what the plans cost over leaving the job alone, in logs of the loss. With a budget in
+// steps a share of compute that was saved is worth `price`, but only at no harm: more loss counts
+// `harm` times.
+void Weigh(Group& group, const Critic& loss, const Critic* compute, const Options& options) {
+  std::vector<double> costs = Differences(group, loss, options.caution);
+  if (compute != nullptr) {
+    const std::vector<double> spent = Differences(group, *compute, 0);
+    for (std::size_t i = 0; i < costs.size(); ++i) {
+      costs[i] =
+          (costs[i] > 0 ? options.harm : 1) * costs[i] - options.price * (1 - std::exp(spent[i]));
+    }
+  }
+  const double least = std::min(0.0, *std::ranges::min_element(costs));
+  group.alone = std::exp(least / options.temperature);
+  double sum = group.alone;
+  for (double& cost : costs) {
+    cost = std::exp((least - cost) / options.temperature);
+    sum += cost;
+  }
+  group.alone /= sum;
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    Episode& episode = group.episodes[i];
+    episode.weights.assign(episode.trials.size(), costs[i] / sum);
   }
 }
 
@@ -122,10 +270,10 @@ void Weigh(Group& group, const Options& options) {
 // window: a greedy bandit, as a baseline.
 void WeighGreedily(Group& group) {
   std::map<std::uint32_t, std::vector<double>> rewards;
-  for (const Episode& episode : group) {
+  for (const Episode& episode : group.episodes) {
     for (const Trial& trial : episode.trials) rewards[trial.window].push_back(*trial.reward);
   }
-  for (Episode& episode : group) {
+  for (Episode& episode : group.episodes) {
     for (const Trial& trial : episode.trials) {
       const std::vector<double>& others = rewards[trial.window];
       const auto count = static_cast<double>(others.size());
@@ -139,21 +287,40 @@ void WeighGreedily(Group& group) {
   }
 }
 
-std::vector<Sample> SamplesOf(const std::vector<const Group*>& groups) {
-  constexpr auto kActive = static_cast<std::size_t>(
-      std::ranges::find(kTokenFeatureNames, "active") - kTokenFeatureNames.begin());
+bool IsUntouched(const Trial& trial) {
+  for (std::size_t head = 0; head < trial.state.Heads(); ++head) {
+    const float* const token = trial.state.tokens.data() + head * kTokenFeatures;
+    if (token[Feature("active")] < 0.5F || token[Feature("scale")] != 0) return false;
+  }
+  return true;
+}
+
+// The decisions of all episodes; and, where nothing had been done yet, to go on doing nothing, by
+// the weight of that.
+std::vector<Sample> SamplesOf(const std::vector<Group*>& groups) {
   std::vector<Sample> samples;
   for (const Group* group : groups) {
-    for (const Episode& episode : *group) {
+    std::map<std::uint32_t, double> untouched;  // trials of each window
+    for (const Episode& episode : group->episodes) {
+      for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial);
+    }
+    for (const Episode& episode : group->episodes) {
       for (std::size_t i = 0; i < episode.trials.size(); ++i) {
         const Trial& trial = episode.trials[i];
         std::vector<std::uint8_t> before(trial.state.Heads());
         for (std::size_t head = 0; head < before.size(); ++head) {
-          before[head] = trial.state.tokens[head * kTokenFeatures + kActive] > 0.5F ? 1 : 0;
+          before[head] =
+              trial.state.tokens[head * kTokenFeatures + Feature("active")] > 0.5F ? 1 : 0;
         }
         samples.push_back(
             MakeSample(trial.state, trial.mask, *trial.action, before, trial.setting.active));
         samples.back().weight = episode.weights[i];
+        samples.back().target_value = episode.returns[i];
+        if (!IsUntouched(trial)) continue;
+        samples.push_back(MakeSample(trial.state, trial.mask,
+                                     Action::Keep(trial.state.Heads(), trial.state.Sites()), before,
+                                     before));
+        samples.back().weight = group->alone / untouched[trial.window];
         samples.back().target_value = episode.returns[i];
       }
     }
@@ -175,23 +342,43 @@ double Surprise(const Network& network, const std::vector<Sample>& samples) {
 
 void Train(const Options& options) {
   auto groups = ReadGroups(options.stores);
-  std::vector<const Group*> learned_from;
-  std::vector<const Group*> held_out;
+  std::vector<Group*> learned_from;
+  std::vector<Group*> held_out;
   std::mt19937_64 random(options.seed);
-  std::size_t jobs = 0;
   for (auto& [key, group] : groups) {
-    options.greedy ? WeighGreedily(group) : Weigh(group, options);
-    jobs += group.size();
     const bool out = std::uniform_real_distribution<double>(0, 1)(random) < options.held_out;
     (out ? held_out : learned_from).push_back(&group);
+    if (out) fmt::print("held out: {}\n", key);
+  }
+  if (options.greedy) {
+    for (auto& [key, group] : groups) WeighGreedily(group);
+  } else {
+    const auto loss =
+        MakeCritic(learned_from, BudgetKind::kCompute, LogLosses, "loss, budgets in compute");
+    const auto loss_by_steps =
+        MakeCritic(learned_from, BudgetKind::kSteps, LogLosses, "loss, in steps");
+    const auto compute_by_steps =
+        MakeCritic(learned_from, BudgetKind::kSteps, LogComputes, "compute, in steps");
+    for (auto& [key, group] : groups) {
+      const bool in_steps = KindOf(group) == BudgetKind::kSteps;
+      const std::optional<Critic>& judge = in_steps ? loss_by_steps : loss;
+      if (!judge) {
+        throw std::invalid_argument(fmt::format(
+            "'{}' has a budget in {}, and fewer than two jobs like it were run in two ways; a "
+            "job's "
+            "worth is learned from runs of the same name and seed that were tuned differently",
+            key, in_steps ? "steps" : "compute"));
+      }
+      Weigh(group, *judge, in_steps && compute_by_steps ? &*compute_by_steps : nullptr, options);
+    }
   }
   const std::vector<Sample> lessons = SamplesOf(learned_from);
   const std::vector<Sample> tests = SamplesOf(held_out);
   if (lessons.empty()) {
     throw std::invalid_argument("there is nothing to learn from in these histories");
   }
-  fmt::print("{} jobs in {} groups; {} decisions to learn from, {} held out\n", jobs, groups.size(),
-             lessons.size(), tests.size());
+  fmt::print("{} groups; {} decisions to learn from, {} held out\n", groups.size(), lessons.size(),
+             tests.size());
 
   NetworkOptions network_options;
   network_options.seed = options.seed;
@@ -226,13 +413,16 @@ int Main(int argc, char** argv) {
       ("from", po::value(&options.from), "a checkpoint to go on from")
       ("greedy", po::bool_switch(&options.greedy),
        "weigh each decision by what the next window alone brought: a baseline")
-      ("temperature", po::value(&options.temperature)->default_value(0.01, "0.01"),
-       "share of the loss by which a job that is worse than its group's best counts 1/e")
-      ("price", po::value(&options.price)->default_value(0.05, "0.05"),
+      ("temperature", po::value(&options.temperature)->default_value(0.02, "0.02"),
+       "share of the loss by which a plan that is worse than its group's best counts 1/e")
+      ("price", po::value(&options.price)->default_value(0.15, "0.15"),
        "of all compute, in shares of the loss, for budgets in steps")
-      ("harm", po::value(&options.harm)->default_value(2), "how much loss counts for budgets in steps")
+      ("harm", po::value(&options.harm)->default_value(5),
+       "how many times loss beyond that of leaving a job alone counts for budgets in steps")
+      ("caution", po::value(&options.caution)->default_value(0.5, "0.5"),
+       "standard deviations by which a plan's loss is taken to be worse than the critic says")
       ("held-out", po::value(&options.held_out)->default_value(0), "share of the groups")
-      ("rate", po::value(&options.rate)->default_value(1e-3, "0.001"), "learning rate (Adam)")
+      ("rate", po::value(&options.rate)->default_value(3e-4, "0.0003"), "learning rate (Adam)")
       ("epochs", po::value(&options.epochs)->default_value(40), "passes over the decisions")
       ("seed", po::value(&options.seed)->default_value(0), "of weights and order");
   // clang-format on

@@ -23,6 +23,7 @@ constexpr std::array kGrowthBegins = {0.25, 0.5, 0.7};        // of the budget
 constexpr std::array kSharpest = {0.0F, 1.0F, 4.0F, 16.0F};   // 0: scales are left alone
 constexpr double kGrowing = 0.5;                              // of the plans
 constexpr double kSitesDiffer = 0.25;                         // of the plans
+constexpr double kLeftAlone = 0.15;                           // of the plans
 
 struct Plan {
   double share = 1;          // of a site's heads
@@ -43,6 +44,7 @@ Plan PlanOf(const JobSpec& job) {
     return std::uniform_real_distribution<double>(0, 1)(random) < share;
   };
   Plan plan;
+  if (chance(kLeftAlone)) return plan;
   plan.share = pick(kShares);
   plan.other_share = chance(kSitesDiffer) ? pick(kShares) : plan.share;
   if (chance(kGrowing)) {

@@ -89,7 +89,7 @@ CREATE TABLE trials (
                                    -- names in their order are in env/state.h
   mask_scale BLOB NOT NULL,        -- u8 [heads × 5]: 1 where the scale choice was open, else 0
   mask_count BLOB NOT NULL,        -- u8 [sites × 5]: 1 where the count change was open, else 0
-  action_scale BLOB,               -- u8 [heads]: scale / 1.5, / 1.15, kept, × 1.15, × 1.5 as 0..4;
+  action_scale BLOB,               -- u8 [heads]: scale / 4, / 1.5, kept, × 1.5, × 4 as 0..4;
                                    -- NULL, as the next two, when no policy chose
   action_count BLOB,               -- u8 [sites]: heads halved, - 1, kept, + 1, doubled as 0..4
   action_score BLOB,               -- f32 [heads]: where the count changes, the highest stay

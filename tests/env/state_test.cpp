@@ -90,6 +90,7 @@ TEST_CASE("every feature of a token has its closed form") {
     CHECK(Feature(state, head, "step_cost") == Approx(2));  // 0.4 s a step against 0.1 s
     CHECK(Feature(state, head, "learning_rate") == Approx(-0.75));
     CHECK(Feature(state, head, "budget_in_compute") == 1);
+    CHECK(Feature(state, head, "first_loss") == Approx(std::log(2.0) / 2));
   }
 }
 
