@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 #include "agent/cli/command.h"
 #include "agent/sweep/report.h"
@@ -57,6 +58,10 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
     options.executor = sweep::ExecutorKind::kSlurm;
   options.parallel = arguments.Get<std::uint64_t>("parallel");
   options.retry_failed = arguments.Has("failed");
+  if (arguments.Has("policies")) {
+    std::istringstream list(arguments.Get<std::string>("policies"));
+    for (std::string policy; std::getline(list, policy, ',');) options.policies.push_back(policy);
+  }
   const std::string name = folder.Path().filename();
   const sweep::Progress progress = sweep::RunSweep(folder, options);
   WriteReports(folder);

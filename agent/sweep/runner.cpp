@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -161,8 +162,17 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   Spec spec = folder.ReadSpec();
   if (options.parallel > 0) spec.limits.parallel = options.parallel;
   const std::vector<Run> runs = folder.ReadRuns();
+  for (const std::string& policy : options.policies) {
+    if (std::ranges::find(runs, policy, &Run::policy) == runs.end()) {
+      throw SweepError(fmt::format("the sweep has no run of policy '{}'", policy));
+    }
+  }
   std::deque<const Run*> missing;
   for (const Run& run : runs) {
+    if (!options.policies.empty() &&
+        std::ranges::find(options.policies, run.policy) == options.policies.end()) {
+      continue;
+    }
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && options.retry_failed && IsFailure(*outcome)) {
       fs::remove(folder.Of(run.id) / "outcome.json");
@@ -227,7 +237,10 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   }
   Progress progress = Count(folder);
   progress.stopped = stopped;
-  if (stopped.empty() && progress.done < progress.runs) progress.stopped = "some had no outcome";
+  if (stopped.empty() && progress.done < progress.runs) {
+    progress.stopped =
+        options.policies.empty() ? "some had no outcome" : "only some policies were asked for";
+  }
   return progress;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "agent/sweep/executor.h"
 #include "agent/sweep/plan.h"
@@ -14,8 +15,9 @@ enum class ExecutorKind { kLocal, kSlurm };
 
 struct RunnerOptions {
   ExecutorKind executor = ExecutorKind::kLocal;
-  std::uint64_t parallel = 0;  // runs at a time; 0: as the file says
-  bool retry_failed = false;   // runs that failed are done again
+  std::uint64_t parallel = 0;              // runs at a time; 0: as the file says
+  bool retry_failed = false;               // runs that failed are done again
+  std::vector<std::string> policies = {};  // only their runs; empty: all
 };
 
 struct Progress {
@@ -28,7 +30,8 @@ struct Progress {
 
 // Returns when nothing is left to do, or when it was told to stop (INT, TERM), or when a limit of
 // the whole sweep is reached. Shows the progress on stderr. Throws SweepError where another runner
-// has the sweep, std::runtime_error where nothing can be started. To be called once in a process.
+// has the sweep or a policy is none of its own, std::runtime_error where nothing can be started. To
+// be called once in a process.
 [[nodiscard]] Progress RunSweep(const Folder& folder, const RunnerOptions& options);
 
 // Tells a sweep's runner, and the tasks of one that died, to stop, and waits until they have. False

@@ -67,6 +67,21 @@ constexpr const char* kWaits =
     "echo $1 >> begun\nuntil [ -e go ]; do sleep 0.02; done\n"
     "echo \"{\\\"validation_loss\\\": $2}\"\n";
 
+TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
+  const Workplace work;
+  const std::string file = work.File(
+      "parts", kQuick, "[parameters]\na = [1, 2]\npolicy = ['untuned', 'wide']\n[variant.wide]\n");
+  const Ended first = work.Sweep({"run", file, "--policies", "wide"});
+  CHECK(first.status == 1);
+  CHECK_THAT(first.err, Contains("stopped with 2 of 4 runs to do: only some policies"));
+  CHECK(work.Begun() == std::vector<std::string>{"2", "4"});
+  const Ended unknown = work.Sweep({"resume", "parts", "--policies", "untuned,wild"});
+  CHECK(unknown.status == 2);
+  CHECK_THAT(unknown.err, Contains("no run of policy 'wild'"));
+  CHECK(work.Sweep({"resume", "parts"}).status == 0);
+  CHECK(work.Begun().size() == 4);
+}
+
 TEST_CASE("a sweep runs every run once, reports, and has nothing left to do") {
   const Workplace work;
   const std::string file = work.File("quick", kQuick, kGrid);
