@@ -168,11 +168,13 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
     }
   }
   std::deque<const Run*> missing;
+  std::size_t wanted = 0;
   for (const Run& run : runs) {
     if (!options.policies.empty() &&
         std::ranges::find(options.policies, run.policy) == options.policies.end()) {
       continue;
     }
+    ++wanted;
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && options.retry_failed && IsFailure(*outcome)) {
       fs::remove(folder.Of(run.id) / "outcome.json");
@@ -203,7 +205,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
                               ? MakeSlurm(folder, spec, OwnProgram())
                               : MakeLocal(folder, spec);
     double spent = Spent(folder, runs);
-    Board board(folder, runs.size(), runs.size() - missing.size());
+    Board board(folder, wanted, wanted - missing.size());
     std::set<std::uint64_t> begun;
     while (!begun.empty() || (!missing.empty() && stopped.empty())) {
       if (interrupted != 0) {

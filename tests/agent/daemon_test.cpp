@@ -224,6 +224,8 @@ TEST_CASE("a job is welcomed, tuned by hand, and its history is in the store whe
     REQUIRE(status.jobs.size() == 1);
     CHECK(status.jobs[0].active_heads == 4);
     trainer.Say(Bye{Outcome::kFinished, 21, 21.0, 4.0});
+    trainer.Say(Heartbeat{21});
+    CHECK(trainer.Hear<Error>().code == ErrorCode::kOutOfOrder);  // the farewell has been taken
   }
   const Store store(directory / "attune.db", Store::Mode::kReadOnly);
   const auto job = store.FindJobByKey(hello.job.key);
