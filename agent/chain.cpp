@@ -11,8 +11,8 @@
 
 namespace attune {
 namespace {
-constexpr std::array<std::string_view, 8> kPolicies = {
-    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "explore", "network"};
+constexpr std::array<std::string_view, 9> kPolicies = {
+    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "grow", "explore", "network"};
 }  // namespace
 
 Chain::Chain(std::string_view policy)
@@ -21,6 +21,7 @@ Chain::Chain(std::string_view policy)
       kmeans_(MakeKMeans()),
       qk_clip_(MakeQkClip()),
       explore_(MakeExplore()),
+      grow_(MakeGrow()),
       importance_(MakeImportance()) {
   Use(policy);
 }
@@ -53,6 +54,8 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random)
     order.push_back(qk_clip_.get());
   } else if (asked == "importance") {
     order.push_back(importance_.get());
+  } else if (asked == "grow") {
+    order.push_back(grow_.get());
   } else if (asked == "explore") {
     order.push_back(explore_.get());
   }

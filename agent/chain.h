@@ -34,7 +34,7 @@ class Chain {
 
  private:
   std::string policy_;
-  std::unique_ptr<attune::Policy> keep_, random_, kmeans_, qk_clip_, explore_, importance_;
+  std::unique_ptr<attune::Policy> keep_, random_, kmeans_, qk_clip_, explore_, grow_, importance_;
   std::unique_ptr<attune::Policy> network_;
 };
 

@@ -39,7 +39,7 @@ const std::vector<Knob>& Table() {
        "",
        0,
        0,
-       {"auto", "keep", "random", "kmeans", "qk_clip", "importance", "explore", "network"},
+       {"auto", "keep", "random", "kmeans", "qk_clip", "importance", "grow", "explore", "network"},
        "who decides; auto: the network where it is fit to, else kmeans, else keep"},
       {"windows",
        &Options::windows,

@@ -1,4 +1,4 @@
-// Who decides. One implementation a file: keep, random, kmeans, qk_clip, network.
+// Who decides. One implementation a file: keep, kmeans, grow, network …
 #pragma once
 
 #include <cstdint>
