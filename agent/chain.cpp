@@ -11,8 +11,8 @@
 
 namespace attune {
 namespace {
-constexpr std::array<std::string_view, 8> kPolicies = {
-    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "explore", "network"};
+constexpr std::array<std::string_view, 9> kPolicies = {
+    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "explore", "network", "external"};
 }  // namespace
 
 Chain::Chain(std::string_view policy)
@@ -34,15 +34,26 @@ void Chain::Use(std::string_view policy) {
   policy_ = policy;
 }
 
-Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random) {
+const std::string& Chain::AskedFor(const JobSpec& job) const {
+  return job.policy.empty() ? policy_ : job.policy;
+}
+
+bool Chain::AsksOutside(const JobSpec& job) const { return served_ && AskedFor(job) == "external"; }
+
+Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
+                            const Verdict& outside) {
   std::vector<attune::Policy*> order;
   std::string reasons;
-  const std::string& asked = situation.job.policy.empty() ? policy_ : situation.job.policy;
-  if (asked == "auto" || asked == "network") {
+  const std::string& asked = AskedFor(situation.job);
+  if (asked == "external") {
+    if (const auto* decision = std::get_if<Decision>(&outside)) return {*decision, asked};
+    reasons = fmt::format("external: {}; ", std::get<Decline>(outside).why);
+  }
+  if (asked == "auto" || asked == "network" || asked == "external") {
     if (network_) {
       order.push_back(network_.get());
     } else {
-      reasons = "network: none has been learned yet; ";
+      reasons += "network: none has been learned yet; ";
     }
     order.push_back(kmeans_.get());
   } else if (asked == "random") {

@@ -1,4 +1,5 @@
-// Who decides. One implementation a file: keep, random, kmeans, qk_clip, network.
+// Who decides. One implementation a file: keep, random, kmeans, qk_clip, network. (Policies outside
+// of this process are asked by the daemon, and their answers take the form of a Verdict.)
 #pragma once
 
 #include <cstdint>

@@ -179,7 +179,8 @@ void CheckParameter(const Section& section, const toml::node& at, const std::str
       (!IsPolicy(value.get<std::string>()) && !spec.variants.contains(value.get<std::string>()))) {
     section.Fail(at.source(),
                  fmt::format("there is no policy {}; use auto, keep, kmeans, network, "
-                             "qk_clip, importance, random, explore, untuned or a [variant]",
+                             "qk_clip, importance, random, explore, external, untuned or a "
+                             "[variant]",
                              value.dump()));
   }
 }
