@@ -1,7 +1,22 @@
-"""attune: the trainer's side, for PyTorch."""
+"""attune: the trainer's side, for PyTorch. `attach` is where to begin; see `attune.handle`."""
 
-from attune.values import Budget, BudgetKind, JobSpec, Outcome, Setting, Site, SiteKind
+from attune.adapters.own import Attention, scaled_dot_product_attention
+from attune.handle import Handle, attach
+from attune.values import Budget, BudgetKind, JobSpec, Observation, Outcome, Setting, Site, SiteKind
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "BudgetKind", "JobSpec", "Outcome", "Setting", "Site", "SiteKind"]
+__all__ = [
+    "Attention",
+    "Budget",
+    "BudgetKind",
+    "Handle",
+    "JobSpec",
+    "Observation",
+    "Outcome",
+    "Setting",
+    "Site",
+    "SiteKind",
+    "attach",
+    "scaled_dot_product_attention",
+]

@@ -137,13 +137,13 @@ class Line:
         self.dropped += 1
         self._dropped_since_sent += 1
 
-    def poll(self, step: int) -> Optional[ActionRequest]:
+    def poll(self, step: int, take: bool) -> Optional[ActionRequest]:
         """Takes in what waits, says what is due, and returns the action to apply at this step."""
         self.step = step
         self._listen()
         if self.closed:
             return None
-        action = self._next_action()
+        action = self._next_action() if take else None
         self._speak(time.monotonic())
         return action
 

@@ -92,8 +92,12 @@ class Probe:
         if line is not None:
             line.observe(observation)
 
-    def poll(self, step: int) -> Optional[ActionRequest]:
+    def poll(self, step: int, take: bool = True) -> Optional[ActionRequest]:
         """At a safe point, once a step: takes in what the daemon sent and says what is due.
+
+        Args:
+            step: Optimiser steps done.
+            take: False where no action can be applied now: it waits, and may expire.
 
         Returns:
             The newest action to apply now, if any; it must be answered by `applied` or `rejected`.
@@ -102,7 +106,7 @@ class Probe:
         if self._log is not None:
             self._log.step = step
         line = self._live_line()
-        return None if line is None else line.poll(step)
+        return None if line is None else line.poll(step, take)
 
     def applied(self, action: ActionRequest, step: int) -> None:
         """The truth about the action that `poll` returned: it is in force since this step."""
@@ -143,6 +147,11 @@ class Probe:
         if self._line is not None:
             return self._line.dropped
         return self._log.dropped if self._log is not None else 0
+
+    @property
+    def measure_every(self) -> int:
+        """Steps between measurements, as the daemon wants it."""
+        return MEASURE_EVERY_AT_FIRST if self._line is None else self._line.measure_every
 
     @property
     def met(self) -> bool:
