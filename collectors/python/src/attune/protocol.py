@@ -14,6 +14,13 @@ from dataclasses import dataclass, field
 from typing import Optional, Union
 
 from attune import wire
+from attune.decisions import (
+    SCALE_FACTORS,
+    TOKEN_FEATURES,
+    Action,
+    ActionMask,
+    CountChange,
+)
 from attune.values import (
     MAX_HEADS,
     MAX_NAME_BYTES,
@@ -22,6 +29,7 @@ from attune.values import (
     PROFILE_BINS,
     Budget,
     BudgetKind,
+    Floats,
     JobSpec,
     Observation,
     Outcome,
@@ -175,7 +183,11 @@ class LiveJob:
 
 @dataclass(frozen=True)
 class Status:
-    """Daemon → command line: what goes on."""
+    """Daemon → command line: what goes on.
+
+    `external` is the policy server that is asked, empty where none can be; `late_answers` were
+    said to questions that were no longer open.
+    """
 
     version: str
     pid: int
@@ -185,6 +197,8 @@ class Status:
     policy_version: int
     errors: int
     jobs: tuple[LiveJob, ...] = field(default=())
+    external: str = ""
+    late_answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -214,6 +228,74 @@ class Reply:
     text: str
 
 
+@dataclass(frozen=True)
+class Serve:
+    """Policy server → daemon, once a heartbeat: I decide for jobs whose policy is external."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Daemon → policy server: say Serve at least once in `heartbeat_seconds`."""
+
+    heartbeat_seconds: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """Daemon → policy server: a window of a job has closed, what is to be done?
+
+    Attributes:
+        id: Of the trial that the answer makes.
+        deadline_seconds: Then the trial is decided by others.
+        job: The job's id in the store.
+        key: The job's key.
+        window: Which one closed, from 0.
+        step: Of the trainer, at its end.
+        progress: Share of the budget that is used, 0 to 1.
+        loss: Smoothed, at the window's end, in nats.
+        imbalance: Of the window.
+        sites: Of the job.
+        setting: In force.
+        tokens: [heads × features], row-major: `decisions.TOKEN_FEATURES`, and more to come.
+        mask: What is open.
+    """
+
+    id: int
+    deadline_seconds: float
+    job: int
+    key: str
+    window: int
+    step: int
+    progress: float
+    loss: float
+    imbalance: float
+    sites: tuple[Site, ...]
+    setting: Setting
+    tokens: Floats
+    mask: ActionMask
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Policy server → daemon: what is to be done.
+
+    Attributes:
+        id: Of the question.
+        action: The choices; an empty `Action()` declines, and those behind the server decide.
+        log_probability: Of the action under the policy, at most 0; 0 where nothing was drawn.
+        policy_version: Of what decided; 0 for rules.
+        why: One line for a person; it stands in the trial.
+    """
+
+    id: int
+    action: Action
+    log_probability: float = 0.0
+    policy_version: int = 0
+    why: str = ""
+
+
 Message = Union[
     Hello,
     Welcome,
@@ -228,6 +310,10 @@ Message = Union[
     Adjust,
     UsePolicy,
     Reply,
+    Serve,
+    Serving,
+    Question,
+    Answer,
 ]
 
 _SETTING = (
@@ -358,6 +444,8 @@ _FIELDS = (
             Field("policy_version", wire.U64),
             Field("errors", wire.U64),
             Field("jobs", wire.List(_LIVE_JOB, MAX_LIVE_JOBS)),
+            Field("external", wire.Line()),
+            Field("late_answers", wire.U64),
         ),
     ),
     wire.Record(
@@ -373,6 +461,41 @@ _FIELDS = (
     ),
     wire.Record(UsePolicy, (Field("name", _NAME),)),
     wire.Record(Reply, (Field("ok", wire.Flag()), Field("text", wire.Line()))),
+    wire.Record(Serve, (Field("name", _NAME),)),
+    wire.Record(Serving, (Field("heartbeat_seconds", wire.F64),)),
+    wire.Record(
+        Question,
+        (
+            Field("id", wire.U64),
+            Field("deadline_seconds", wire.F64),
+            Field("job", wire.U64),
+            Field("key", _NAME),
+            Field("window", wire.U32),
+            Field("step", wire.U64),
+            Field("progress", wire.F64),
+            Field("loss", wire.F64),
+            Field("imbalance", wire.F64),
+            Field("sites", wire.List(_SITE, MAX_SITES)),
+            *_within("setting", _SETTING),
+            Field("tokens", wire.FloatArray(MAX_HEADS * len(TOKEN_FEATURES))),
+            Field("scale_open", wire.Mask(MAX_HEADS, len(SCALE_FACTORS)), "mask.scale"),
+            Field("count_open", wire.Mask(MAX_SITES, len(CountChange)), "mask.count"),
+        ),
+        {"setting": Setting, "mask": ActionMask},
+    ),
+    wire.Record(
+        Answer,
+        (
+            Field("id", wire.U64),
+            Field("scale", wire.Choices(MAX_HEADS, len(SCALE_FACTORS)), "action.scale"),
+            Field("count", wire.Choices(MAX_SITES, len(CountChange)), "action.count"),
+            Field("score", wire.FloatArray(MAX_HEADS), "action.score"),
+            Field("log_probability", wire.F32),
+            Field("policy_version", wire.U64),
+            Field("why", wire.Line()),
+        ),
+        {"action": Action},
+    ),
 )
 _TYPES = {record.cls: number for number, record in enumerate(_FIELDS)}
 

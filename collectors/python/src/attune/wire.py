@@ -253,14 +253,17 @@ def _little_endian(values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Mask(Kind):
-    """At most `limit` bytes, each 0 or 1."""
+    """At most `limit` rows of `row` bytes, each 0 or 1."""
 
     limit: int
+    row: int = 1
 
     def pack(self, value: Any, where: str) -> bytes:
         """As Kind."""
-        if len(value) > self.limit:
-            raise ValueError(f"{where} has {len(value)} bytes; the protocol allows {self.limit}")
+        if len(value) > self.limit * self.row:
+            raise ValueError(
+                f"{where} has {len(value)} bytes; the protocol allows {self.limit * self.row}"
+            )
         if value.strip(b"\x00\x01"):
             raise ValueError(f"{where} holds a value other than 0 and 1")
         return _pack(bytes(value))
@@ -269,10 +272,39 @@ class Mask(Kind):
         """As Kind."""
         if type(value) is not bytes:
             _refuse_type(where, value, "a binary")
-        _check_length(where, len(value), self.limit, "bytes")
+        _check_length(where, len(value), self.limit * self.row, "bytes")
         for place, byte in enumerate(value):
             if byte > 1:
                 _refuse(where, f"holds {byte} at place {place} where only 0 and 1 may stand")
+        if len(value) % self.row != 0:
+            _refuse(where, f"is {len(value)} bytes, which is no whole number of {self.row}")
+        return value
+
+
+@dataclass(frozen=True)
+class Choices(Kind):
+    """At most `limit` bytes, each below `choices`."""
+
+    limit: int
+    choices: int
+
+    def pack(self, value: Any, where: str) -> bytes:
+        """As Kind."""
+        if len(value) > self.limit:
+            raise ValueError(f"{where} has {len(value)} bytes; the protocol allows {self.limit}")
+        if any(byte >= self.choices for byte in value):
+            raise ValueError(f"{where} holds a choice that is none of the {self.choices}")
+        return _pack(bytes(value))
+
+    def unpack(self, value: Any, where: str) -> Any:
+        """As Kind."""
+        if type(value) is not bytes:
+            _refuse_type(where, value, "a binary")
+        _check_length(where, len(value), self.limit, "bytes")
+        for place, byte in enumerate(value):
+            if byte >= self.choices:
+                last = self.choices - 1
+                _refuse(where, f"holds {byte} at place {place} where 0 to {last} may stand")
         return value
 
 
@@ -389,7 +421,9 @@ class List(Kind):
 
 # Bytes behind the first of a value that stands alone, by its first byte.
 _FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {
-    code: size for first in (0xCC, 0xD0) for code, size in zip(range(first, first + 4), (1, 2, 4, 8))
+    code: size
+    for first in (0xCC, 0xD0)
+    for code, size in zip(range(first, first + 4), (1, 2, 4, 8))
 }
 # Bytes of the length that follows the first byte: strings and binaries, arrays, maps.
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
