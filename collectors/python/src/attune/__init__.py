@@ -2,6 +2,7 @@
 
 from attune.adapters.own import Attention, scaled_dot_product_attention
 from attune.handle import Handle, attach
+from attune.store import History, HistoryError, history
 from attune.values import Budget, BudgetKind, JobSpec, Observation, Outcome, Setting, Site, SiteKind
 
 __version__ = "0.1.0"
@@ -11,6 +12,8 @@ __all__ = [
     "Budget",
     "BudgetKind",
     "Handle",
+    "History",
+    "HistoryError",
     "JobSpec",
     "Observation",
     "Outcome",
@@ -18,5 +21,6 @@ __all__ = [
     "Site",
     "SiteKind",
     "attach",
+    "history",
     "scaled_dot_product_attention",
 ]

@@ -121,18 +121,27 @@ class History:
             HistoryError: For what SQLite refuses, writing too.
         """
         pandas = _pandas()
+        rows, names = self._ask(query, parameters)
+        frame = pandas.DataFrame.from_records(rows, columns=names)
+        for name in names:
+            if name.endswith("_at"):
+                frame[name] = pandas.to_datetime(frame[name], utc=True)
+        return frame
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """As `sql`, but without pandas: the rows as SQLite gives them."""
+        return self._ask(query, parameters)[0]
+
+    def _ask(
+        self, query: str, parameters: Sequence[Any]
+    ) -> tuple[list[tuple[Any, ...]], list[str]]:
         with closing(self._open()) as connection:
             try:
                 cursor = connection.execute(query, parameters)
                 rows = cursor.fetchall()
             except sqlite3.Error as error:
                 raise HistoryError(f"{self.path}: {error}") from None
-        names = [column[0] for column in cursor.description or ()]
-        frame = pandas.DataFrame.from_records(rows, columns=names)
-        for name in names:
-            if name.endswith("_at"):
-                frame[name] = pandas.to_datetime(frame[name], utc=True)
-        return frame
+        return rows, [column[0] for column in cursor.description or ()]
 
     def _open(self) -> sqlite3.Connection:
         if not self.path.exists():
