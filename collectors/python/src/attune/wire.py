@@ -150,6 +150,8 @@ class Real(Kind):
     def pack(self, value: Any, where: str) -> bytes:
         """As Kind."""
         if self.single:
+            if math.isfinite(value) and abs(value) > _FLOAT32_MAX:
+                raise ValueError(f"{where} is beyond the range of float32")
             return _pack_real(value, lambda number: b"\xca" + struct.pack(">f", number))
         return _pack_real(value, lambda number: b"\xcb" + struct.pack(">d", number))
 
