@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def step_of(step, active=b"\x01" * HEADS):
         metrics=floats(metrics),
         profile=floats(profile),
     )
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE_MILLISECONDS / 1000
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
 
 
 class Peer:

@@ -8,7 +8,7 @@ import pytest
 from attune.external import Action, Answer, CountChange, Server, action_fault, serve
 from attune.protocol import ActionRequest, Bye, Status, StatusRequest, Welcome
 from attune.values import Outcome, floats
-from attuned import HEADS, PATIENCE_MILLISECONDS, Peer, Trainer, attuned
+from attuned import HEADS, PATIENCE_MILLISECONDS, Peer, Trainer, attuned, wait_until
 
 PATIENCE = PATIENCE_MILLISECONDS / 1000
 
@@ -34,8 +34,12 @@ def receive(server):
 
 
 def meet(server):
-    while not server.met:
-        server.receive(0.01)
+    wait_until(lambda: server.receive(0.01) or server.met)
+
+
+def trials(asker):
+    """Of the only job that is live."""
+    return sum(job.trials for job in asker.ask(StatusRequest(), Status).jobs)
 
 
 def halve(question):
@@ -98,17 +102,17 @@ def test_serve_decides_until_it_is_interrupted(endpoint):
         with pytest.raises(KeyboardInterrupt):
             serve(decide, endpoint)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     asker = Peer(endpoint)
-    while not asker.ask(StatusRequest(), Status).external:
-        pass
+    wait_until(lambda: asker.ask(StatusRequest(), Status).external)
     with trainer_at(endpoint) as trainer:
         for window in range(3):
             trainer.train(10 * window + 1, 10 * window + 10)
-            while len(windows) <= window:
-                pass
-        thread.join()
+            if window < 2:
+                wait_until(lambda: trials(asker) > window)  # noqa: B023
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
     assert windows == [0, 1, 2]
     asker.close()
 
@@ -127,20 +131,17 @@ def test_what_decide_raises_is_logged_and_others_decide(endpoint, caplog, tmp_pa
             serve(decide, endpoint)
 
     caplog.set_level(logging.ERROR, "attune")
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     asker = Peer(endpoint)
-    while not asker.ask(StatusRequest(), Status).external:
-        pass
+    wait_until(lambda: asker.ask(StatusRequest(), Status).external)
     with trainer_at(endpoint) as trainer:
         trainer.train(1, 10)
-        while asker.ask(StatusRequest(), Status).jobs[0].trials == 0:
-            pass
-        job = asker.ask(StatusRequest(), Status).jobs[0]
-        assert job.trials == 1
+        wait_until(lambda: trials(asker) == 1)
         trainer.train(11, 20)
         assert done.wait(PATIENCE)
-        thread.join()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
         trainer.say(Bye(Outcome.FINISHED, 20, 20.0))
     asker.close()
     assert "question 1 of job run-1 is left to others" in caplog.text
@@ -155,8 +156,7 @@ def test_an_answer_that_cannot_be_used_is_complained_of(endpoint, caplog):
         wrong = Action(b"\x02" * HEADS, bytes([CountChange.DOUBLE] * 2), floats([0] * HEADS))
         assert "count choice 4 of site 0" in action_fault(wrong, question.mask)
         server.answer(Answer(question.id, wrong))
-        while "count choice 4 of site 0 is not open" not in caplog.text:
-            server.receive(0.01)
+        wait_until(lambda: server.receive(0.01) or "site 0 is not open" in caplog.text)
 
 
 def test_an_endpoint_that_zeromq_cannot_use_is_refused_by_name():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attune.decisions import Action, ActionMask
 from attune.protocol import (
     MAX_LIVE_JOBS,
     Acknowledgement,
@@ -13,6 +14,7 @@ from attune.protocol import (
     ActionReply,
     ActionRequest,
     Adjust,
+    Answer,
     Bye,
     Error,
     ErrorCode,
@@ -20,7 +22,10 @@ from attune.protocol import (
     Hello,
     LiveJob,
     ProtocolError,
+    Question,
     Reply,
+    Serve,
+    Serving,
     Status,
     StatusRequest,
     UsePolicy,
@@ -108,10 +113,39 @@ MESSAGES = {
                 "network",
             ),
         ),
+        "bandit",
+        4,
     ),
     "adjust": Adjust(5, "decoder.0.self", 1, 1.5, None, None),
     "use_policy": UsePolicy("kmeans"),
     "reply": Reply(True, "policy is kmeans now"),
+    "serve": Serve("bandit"),
+    "serving": Serving(2.5),
+    "question": Question(
+        id=13,
+        deadline_seconds=2.5,
+        job=5,
+        key="run-7",
+        window=6,
+        step=4096,
+        progress=0.25,
+        loss=2.75,
+        imbalance=-0.125,
+        sites=JOB.sites,
+        setting=SETTING,
+        tokens=floats([i / 32 for i in range(28)] + [0] * 28 + [1 - i / 32 for i in range(28)]),
+        mask=ActionMask(
+            bytes([1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1]),
+            bytes([0, 0, 1, 0, 1, 0, 0, 1, 0, 0]),
+        ),
+    ),
+    "answer": Answer(
+        13,
+        Action(bytes([3, 2, 2]), bytes([2, 4]), floats([0.5, -1, 0])),
+        -0.75,
+        3,
+        "the second head adds nothing",
+    ),
 }
 
 
@@ -308,3 +342,16 @@ def test_long_lines_for_people_are_cut_but_never_inside_a_character():
 )
 def test_hostile_frames_are_refused_before_memory_is_spent(frame, words):
     assert words in str(refusal(frame))
+
+
+def test_choices_and_masks_that_there_are_not_are_refused_both_ways():
+    choices = b"\x05\xc4\x02\x04\x05" + b"\xc0" * 5
+    assert str(refusal(frame_of(16, 7, choices))) == (
+        "Answer: field 'scale' holds 5 at place 1 where 0 to 4 may stand"
+    )
+    uneven = replace(MESSAGES["question"], mask=ActionMask(b"", b"\x01"))
+    assert str(refusal(encode(uneven))) == (
+        "Question: field 'count_open' is 1 bytes, which is no whole number of 5"
+    )
+    with pytest.raises(ValueError, match="none of the 5"):
+        encode(Answer(1, Action(b"\x05", b"\x02", floats([0]))))
