@@ -74,7 +74,8 @@ class Tuning(nn.Module):
         # The numbers of the heads in a measured step, and where to measure: uniform draws.
         self._scratch("measured", torch.zeros(heads, measure.COLUMNS, device=device))
         self._scratch("draws", torch.zeros(measure.ROWS + measure.SEQUENCES, device=device))
-        self._scratch("index", torch.arange(heads, device=device))
+        # No buffer: compiled code takes the shapes of buffers for constant.
+        self.index = torch.arange(heads, device=device)
         self.leaf = torch.ones(heads, device=device, requires_grad=True)
         self.measuring = False
         # Whether compiled code has to expect skipped heads: once set, it stays.

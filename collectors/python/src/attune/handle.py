@@ -176,6 +176,29 @@ class Handle:
         self._started = now
         return changed
 
+    def apply(self, setting: Setting) -> Optional[str]:
+        """Applies a setting whole or not at all, as an action of the daemon is.
+
+        It takes effect at the next forward. The daemon is not told: for experiments without one.
+
+        Returns:
+            What was wrong with it, in one line, or None.
+        """
+        fault = setting_fault(setting, self.sites)
+        if fault:
+            return fault
+        try:
+            for place, part in zip(self._places, self._parts(setting)):
+                place.tuning.apply_setting(part)
+        except Exception as error:
+            for place, part in zip(self._places, self._parts(self._setting)):
+                place.tuning.apply_setting(part)
+            return f"{type(error).__name__}: {error}"
+        self._setting = setting
+        self._spread_skips()
+        self._versions = self._buffer_versions()
+        return None
+
     def finish(
         self,
         validation_loss: Optional[float] = None,
@@ -323,7 +346,7 @@ class Handle:
         if action is not None:
             return self._answer(action)
         if told.setting is not None:
-            return self._apply(told.setting) is None
+            return self.apply(told.setting) is None
         return False
 
     def _mean_loss(self) -> float:
@@ -388,29 +411,12 @@ class Handle:
         return rows
 
     def _answer(self, action: ActionRequest) -> bool:
-        fault = self._apply(action.setting)
+        fault = self.apply(action.setting)
         if fault:
             self._probe.rejected(action, self._step, fault)
             return False
         self._probe.applied(action, self._step)
         return True
-
-    def _apply(self, setting: Setting) -> Optional[str]:
-        """Applies the setting whole or not at all; what was wrong, or None."""
-        fault = setting_fault(setting, self.sites)
-        if fault:
-            return fault
-        try:
-            for place, part in zip(self._places, self._parts(setting)):
-                place.tuning.apply_setting(part)
-        except Exception as error:
-            for place, part in zip(self._places, self._parts(self._setting)):
-                place.tuning.apply_setting(part)
-            return f"{type(error).__name__}: {error}"
-        self._setting = setting
-        self._spread_skips()
-        self._versions = self._buffer_versions()
-        return None
 
     def _spread_skips(self) -> None:
         # Compiled code is made anew once when the first head of the job is skipped, not per site.
@@ -424,6 +430,8 @@ class Handle:
         if versions != self._versions:
             self._versions = versions
             self._setting = self._read_setting()
+            for place in self._places:
+                place.tuning.plan()
             self._spread_skips()
 
     def _buffer_versions(self) -> list[tuple[object, ...]]:
