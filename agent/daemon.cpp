@@ -272,7 +272,6 @@ void Daemon::Loop::Receive(zmq::socket_t& socket, char line) {
     if (!zmq::recv_multipart(socket, std::back_inserter(frames), zmq::recv_flags::dontwait)) {
       return;
     }
-    asked_ = SteadyClock::now();
     const std::string peer = line + frames.front().to_string();
     if (frames.size() != 2) {
       Refuse(peer, ErrorCode::kMalformed,
@@ -289,6 +288,8 @@ void Daemon::Loop::Handle(const std::string& peer, const zmq::message_t& frame) 
     std::visit(
         [&](auto& content) {
           using Content = std::decay_t<decltype(content)>;
+          // A policy server is there for the jobs: where none is, it keeps nobody waiting.
+          if constexpr (!std::is_same_v<Content, Serve>) asked_ = SteadyClock::now();
           if constexpr (std::is_same_v<Content, Hello>) {
             Take(peer, std::move(content));
           } else if constexpr (std::is_same_v<Content, StatusRequest> ||

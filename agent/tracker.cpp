@@ -231,7 +231,7 @@ std::optional<std::string> Tracker::FaultOf(const Answer& answer) const {
   if (answer.Declines()) return std::nullopt;
   if (auto fault = FindFault(answer.action, asked_->trial.mask)) return fault;
   if (!(answer.log_probability <= 0) || !std::isfinite(answer.log_probability)) {
-    return fmt::format("log_probability {} is not within -infinity and 0", answer.log_probability);
+    return fmt::format("log_probability {} is not a finite number up to 0", answer.log_probability);
   }
   return std::nullopt;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -440,6 +441,33 @@ TEST_CASE("a job goes on when its policy server has died") {
   while (!daemon.History().FindTrial(2)) std::this_thread::yield();
   CHECK_THAT(daemon.History().FindTrial(1)->why, Contains("no answer in time"));
   CHECK_THAT(daemon.History().FindTrial(2)->why, Contains("no policy server can be asked"));
+}
+
+TEST_CASE("a policy server alone does not keep a daemon that is to end when nobody needs it") {
+  Options options;
+  options.state_directory = TemporaryDirectory().string();
+  options.policy = "external";
+  options.linger = 0.05;
+  const Paths paths = Paths::Find(options);
+  Daemon daemon(options, paths, nullptr, [&] { return options; });
+  std::atomic<bool> ended{false};
+  std::thread thread([&] {
+    daemon.Run();
+    ended = true;
+  });
+  zmq::context_t context(1);
+  zmq::socket_t server(context, zmq::socket_type::dealer);
+  server.set(zmq::sockopt::linger, 0);
+  server.connect(paths.Endpoint());
+  bool answered = false;
+  while (!ended) {
+    static_cast<void>(server.send(zmq::buffer(Encode(Serve{"eager"})), zmq::send_flags::dontwait));
+    zmq::message_t frame;
+    answered |= server.recv(frame, zmq::recv_flags::dontwait).has_value();
+    std::this_thread::yield();
+  }
+  thread.join();
+  CHECK(answered);
 }
 
 TEST_CASE("the policy is changed by name while jobs run") {
