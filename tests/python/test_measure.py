@@ -47,27 +47,19 @@ def test_sampled_rows_have_the_numbers_of_the_exact_attention_on_these_rows(caus
     )
     largest = logits.masked_fill(~visible, -math.inf).amax((0, 2, 3))
     torch.testing.assert_close(found[:, LOGIT].double(), largest, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(
-        found[:, TOP].double(), p.amax(-1).mean((0, 2)), atol=1e-5, rtol=0
-    )
-    torch.testing.assert_close(
-        found[:, FIRST].double(), p[..., 0].mean((0, 2)), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(found[:, TOP].double(), p.amax(-1).mean((0, 2)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, FIRST].double(), p[..., 0].mean((0, 2)), atol=1e-5, rtol=0)
     norms = output[:, :, rows].norm(dim=-1).mean((0, 2))
     torch.testing.assert_close(found[:, NORM], norms / norms.mean())
     units = p / p.norm(dim=-1, keepdim=True)
     cosines = torch.einsum("sark,sbrk->srab", units, units).mean((0, 1)) - 2 * torch.eye(3)
-    torch.testing.assert_close(
-        found[:, REDUNDANCY].double(), cosines.amax(-1), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(found[:, REDUNDANCY].double(), cosines.amax(-1), atol=1e-5, rtol=0)
     profile = torch.zeros(3, PROFILE_BINS, dtype=torch.float64)
     for s, h, r in ((s, h, r) for s in range(2) for h in range(3) for r in range(3)):
         seen = visible[s, h, r].nonzero().flatten().tolist()
         for rank, at in enumerate(seen):
             profile[h, 16 * (len(seen) - 1 - rank) // len(seen)] += p[s, h, r, at] / 6
-    torch.testing.assert_close(
-        found[:, len(METRICS) : -1].double(), profile, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(found[:, len(METRICS) : -1].double(), profile, atol=1e-5, rtol=0)
     assert found[:, -1].tolist() == [6.0] * 3
 
 
@@ -95,7 +87,8 @@ def test_a_mask_that_is_added_counts_as_the_boolean_one_that_hides_the_same_keys
     rows, sequences = torch.tensor([5, 12]), torch.tensor([1])
     hidden = torch.zeros(2, 1, 20, 20).masked_fill(~visible, torch.finfo(torch.float32).min)
     by_flag, by_sum = (
-        measure.numbers(query, key, output, rows, sequences, 1.0, mask) for mask in (visible, hidden)
+        measure.numbers(query, key, output, rows, sequences, 1.0, mask)
+        for mask in (visible, hidden)
     )
     torch.testing.assert_close(by_flag, by_sum)
 

@@ -9,7 +9,6 @@ are drawn here.
 from __future__ import annotations
 
 import contextlib
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ def numbers(
     rows: Tensor,
     sequences: Tensor,
     scaling: float,
-    mask: Optional[Tensor] = None,
+    mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
     """The metrics and profile of every head on the sampled rows, in 32-bit floats.
@@ -91,7 +90,7 @@ def _numbers(
     rows: Tensor,
     sequences: Tensor,
     scaling: float,
-    mask: Optional[Tensor],
+    mask: Tensor | None,
     causal: bool,
 ) -> Tensor:
     def sample(x: Tensor) -> Tensor:
