@@ -117,7 +117,9 @@ def main():
         command = [BIN / "attuned", "--state-directory", folder, "--policy", "keep"]
         daemon = subprocess.Popen(command, stderr=log)
         try:
-            tiny = compare(endpoint, 800, 8, 64, vocabulary=256, width=64, heads=4, layers=2)
+            tiny = compare(  # the shape of the demo (experiments/demo_lm.cpp)
+                endpoint, 160, 12, 256, vocabulary=256, width=64, heads=8, layers=3
+            )
             held = held_up(endpoint, daemon.pid)
             small = compare(endpoint, 24, 1, 256, vocabulary=50_257, width=768, heads=12, layers=12)
         finally:

@@ -50,7 +50,7 @@ def test_a_measured_step_computes_what_an_unmeasured_one_does(model):
     before = model(x)
     handle = attached(model)
     for place in handle._tuned.places:
-        place.tuning.measure_next([0.5] * 18)
+        place.tuning.measure_next(torch.full((18,), 0.5))
     assert torch.equal(model(x), before)
 
 
@@ -172,7 +172,7 @@ def test_importance_is_the_slope_of_the_loss_along_the_gain():
     model = OwnModel().double()
     x = batch().double()
     handle = attached(model)
-    handle._tuned.places[0].tuning.measure_next([0.5] * 18)
+    handle._tuned.places[0].tuning.measure_next(torch.full((18,), 0.5))
     loss = model(x).square().mean()
     loss.backward()
     found = handle._tuned.places[0].tuning.take_numbers()[:, IMPORTANCE]
@@ -197,7 +197,7 @@ def test_measuring_leaves_the_random_numbers_of_the_model_alone():
         handle = attached(model)
         if measured:
             for place in handle._tuned.places:
-                place.tuning.measure_next([0.5] * 18)
+                place.tuning.measure_next(torch.full((18,), 0.5))
         outputs.append(model(x))
         outputs.append(torch.rand(1))
         handle.remove()
@@ -300,7 +300,7 @@ def test_own_attention_without_projections_cannot_be_baked_and_says_which():
     model = Model()
     handle = attached(model)
     apply(handle, varied(handle.sites))
-    with pytest.raises(ValueError, match="site 'inner' cannot be baked.*query="):
+    with pytest.raises(ValueError, match=r"site 'inner' cannot be baked.*query="):
         handle.bake()
 
 

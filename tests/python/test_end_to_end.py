@@ -1,4 +1,4 @@
-"""A Python trainer under the real attuned: its trials are in the store, and an action was applied."""
+"""A Python trainer under the real attuned: its trials are in the store, its actions applied."""
 
 import json
 import os

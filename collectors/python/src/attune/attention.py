@@ -84,6 +84,8 @@ class Tuning(nn.Module):
         # Whether heads cannot be cut out: then the ones that are not active are computed, and their
         # outputs are 0.
         self.uncut = False
+        # What rows see in this measured step, shared by the sites of a job; None: not shared.
+        self.views: dict[object, tuple[Tensor | None, measure.View]] | None = None
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
         self._plan = Plan(None, None, None)
@@ -212,18 +214,24 @@ class Tuning(nn.Module):
         if self.fault is None:
             self.fault = f"cannot be measured: {why}"
 
-    def measure_next(self, draws: list[float]) -> None:
+    def measure_next(
+        self,
+        draws: Tensor,
+        views: dict[object, tuple[Tensor | None, measure.View]] | None = None,
+    ) -> None:
         """Lets the forward passes in training mode measure themselves, until `take_numbers`.
 
         Args:
-            draws: ROWS + SEQUENCES uniform numbers in [0, 1), which choose where.
+            draws: [ROWS + SEQUENCES] uniform numbers in [0, 1), which choose where.
+            views: Shared by sites that measure the same step with the same draws.
         """
         self.plan()
         with torch.no_grad():
-            self.draws.copy_(torch.tensor(draws))
+            self.draws.copy_(draws)
             self.measured.zero_()
         self.leaf.grad = None
         self.seconds = 0.0
+        self.views = views
         self.measuring = True
 
     def take_numbers(self, loss_scale: float = 1.0) -> Tensor:
@@ -237,6 +245,7 @@ class Tuning(nn.Module):
             backward pass; the last column is 0 in rows that were not measured.
         """
         self.measuring = False
+        self.views = None
         result = self.measured
         if self.leaf.grad is not None:
             result = result.clone()
@@ -262,25 +271,34 @@ class Tuning(nn.Module):
         batch, length, keys = query.shape[0], query.shape[2], key.shape[2]
         if batch == 0 or length == 0 or keys < 2:
             return
-        # Rows that see 16 keys, or 2 where the input is shorter.
-        first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
+        view = self._view(mask, causal, batch, length, keys)
         with torch.no_grad():
-            rows = measure.stratified(self.draws[: measure.ROWS], first, length)
-            sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
-            found = measure.numbers(
-                query.detach(),
-                key.detach(),
-                output.detach(),
-                rows,
-                sequences,
-                scaling,
-                mask,
-                causal,
-            )
+            found = measure.numbers(query.detach(), key.detach(), output.detach(), view, scaling)
             if self.skips:
                 self.measured.index_copy_(0, self.index, found)
             else:
                 self.measured.copy_(found)
+
+    def _view(
+        self, mask: Tensor | None, causal: bool, batch: int, length: int, keys: int
+    ) -> measure.View:
+        """What the sampled rows see; the sites of a job that see the same share it."""
+        # Rows that see 16 keys, or 2 where the input is shorter.
+        first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
+        shared = None if _compiling() else self.views
+        if shared is not None:
+            at = None if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+            what = (self.draws.device, at, causal, first, batch, length, keys)
+            if what in shared:
+                return shared[what][1]
+        with torch.no_grad():
+            rows = measure.stratified(self.draws[: measure.ROWS], first, length)
+            sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
+        view = measure.look(rows, sequences, batch, length, keys, mask, causal)
+        if shared is not None:
+            # With the mask, so that no other comes to lie at its place.
+            shared[what] = (mask, view)
+        return view
 
     def attend(
         self,

@@ -243,9 +243,8 @@ class Handle:
             due = self._probe.due(self._step + 1)
         self._measuring = due
         if due:
-            for place in self._tuned.places:
-                draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
-                place.tuning.measure_next(draws)
+            draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
+            self._tuned.measure_next(torch.tensor(draws))
 
     def _report_measured(self, loss_scale: float) -> bool:
         seconds = time.process_time() - (self._started or 0.0)

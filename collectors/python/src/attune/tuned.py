@@ -119,6 +119,12 @@ class TunedModel:
         self._versions = self._buffer_versions()
         return None
 
+    def measure_next(self, draws: torch.Tensor) -> None:
+        """Lets the next step measure itself: all sites on the same rows, drawn fresh each time."""
+        views: dict[object, Any] = {}
+        for place in self.places:
+            place.tuning.measure_next(draws, views)
+
     def follow(self) -> None:
         """Takes up what the buffers say where a checkpoint was loaded, or the model moved."""
         versions = self._buffer_versions()
