@@ -80,9 +80,7 @@ MESSAGES = {
     "welcome": Welcome(5, 8, 2.5),
     "observation": OBSERVATION,
     "action_request": ActionRequest(12, 4500, SETTING),
-    "action_reply": ActionReply(
-        12, Acknowledgement(AckStatus.REJECTED, 4104, "gain 2 is above 1")
-    ),
+    "action_reply": ActionReply(12, Acknowledgement(AckStatus.REJECTED, 4104, "gain 2 is above 1")),
     "heartbeat": Heartbeat(4104),
     "bye": Bye(Outcome.FINISHED, 20_000, 61.25, 2.125),
     "error": Error(ErrorCode.OUT_OF_ORDER, "Observation before Hello: send Hello first"),

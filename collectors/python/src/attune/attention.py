@@ -12,7 +12,8 @@ Not thread-safe: a model is tuned and run by one thread at a time.
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from attune import measure
 from attune.values import Floats, Setting, Site, floats, setting_fault
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Optional[Tensor]], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(query, key, value, mask) → output, all [batch, heads, length, width]."""
 
 _compiler = getattr(torch, "compiler", None)
@@ -35,15 +36,15 @@ class Plan(NamedTuple):
     """What a forward pass needs of a tuning.
 
     Attributes:
-        index: [A] the active heads; None where all are.
+        active: [A] the indices of the active heads; None where all are.
         scale: [A, 1, 1] factors on the queries; None where all are 1.
         gain: [A, 1, 1] factors on the outputs; None where all are 1. In a measured step a leaf of
             the graph stands behind it.
     """
 
-    index: Optional[Tensor]
-    scale: Optional[Tensor]
-    gain: Optional[Tensor]
+    active: Tensor | None
+    scale: Tensor | None
+    gain: Tensor | None
 
 
 class Tuning(nn.Module):
@@ -64,7 +65,7 @@ class Tuning(nn.Module):
     measured: Tensor
     draws: Tensor
 
-    def __init__(self, site: Site, device: Optional[torch.device] = None) -> None:
+    def __init__(self, site: Site, device: torch.device | None = None) -> None:
         super().__init__()
         self.site = site
         heads = site.heads
@@ -83,7 +84,9 @@ class Tuning(nn.Module):
         # Whether heads cannot be cut out: then the ones that are not active are computed, and their
         # outputs are 0.
         self.uncut = False
-        self.fault: Optional[str] = None  # what keeps it from being tuned or measured, for people
+        # What rows see in this measured step, shared by the sites of a job; None: not shared.
+        self.views: dict[object, tuple[Tensor | None, measure.View]] | None = None
+        self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
         self._plan = Plan(None, None, None)
         self._seen: tuple[object, ...] = ()
@@ -94,7 +97,7 @@ class Tuning(nn.Module):
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tuning:
         """Moves with the model, but keeps its precision: a setting in half would be another."""
         before = dict(self._buffers)
-        super()._apply(fn, *args, **kwargs)
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = self._buffers[name]
             if old is not None and new is not None and new.dtype != old.dtype:
@@ -164,7 +167,7 @@ class Tuning(nn.Module):
         if self._seen != self.version():
             self._refresh()
         if self.measuring and self.training:
-            return self._plan._replace(gain=self._per_head(self._plan.index, self.leaf))
+            return self._plan._replace(gain=self._per_head(self._plan.active, self.leaf))
         return self._plan
 
     def _compiled_plan(self) -> Plan:
@@ -176,7 +179,7 @@ class Tuning(nn.Module):
         return Plan(index, self._per_head(index, self.scale), self._per_head(index, gain))
 
     @staticmethod
-    def _per_head(index: Optional[Tensor], values: Tensor) -> Tensor:
+    def _per_head(index: Tensor | None, values: Tensor) -> Tensor:
         part = values if index is None else values.index_select(0, index)
         return part.view(-1, 1, 1)
 
@@ -197,7 +200,7 @@ class Tuning(nn.Module):
             self._seen = self.version()
 
     @classmethod
-    def _factors(cls, index: Optional[Tensor], values: Tensor) -> Optional[Tensor]:
+    def _factors(cls, index: Tensor | None, values: Tensor) -> Tensor | None:
         part = cls._per_head(index, values.detach().clone())
         return None if bool((part == 1).all()) else part
 
@@ -211,18 +214,24 @@ class Tuning(nn.Module):
         if self.fault is None:
             self.fault = f"cannot be measured: {why}"
 
-    def measure_next(self, draws: list[float]) -> None:
+    def measure_next(
+        self,
+        draws: Tensor,
+        views: dict[object, tuple[Tensor | None, measure.View]] | None = None,
+    ) -> None:
         """Lets the forward passes in training mode measure themselves, until `take_numbers`.
 
         Args:
-            draws: ROWS + SEQUENCES uniform numbers in [0, 1), which choose where.
+            draws: [ROWS + SEQUENCES] uniform numbers in [0, 1), which choose where.
+            views: Shared by sites that measure the same step with the same draws.
         """
         self.plan()
         with torch.no_grad():
-            self.draws.copy_(torch.tensor(draws))
+            self.draws.copy_(draws)
             self.measured.zero_()
         self.leaf.grad = None
         self.seconds = 0.0
+        self.views = views
         self.measuring = True
 
     def take_numbers(self, loss_scale: float = 1.0) -> Tensor:
@@ -236,6 +245,7 @@ class Tuning(nn.Module):
             backward pass; the last column is 0 in rows that were not measured.
         """
         self.measuring = False
+        self.views = None
         result = self.measured
         if self.leaf.grad is not None:
             result = result.clone()
@@ -249,7 +259,7 @@ class Tuning(nn.Module):
         key: Tensor,
         output: Tensor,
         scaling: float,
-        mask: Optional[Tensor],
+        mask: Tensor | None,
         causal: bool,
     ) -> None:
         """Measures a forward pass where that was wished; arguments as `measure.numbers` has them.
@@ -261,18 +271,34 @@ class Tuning(nn.Module):
         batch, length, keys = query.shape[0], query.shape[2], key.shape[2]
         if batch == 0 or length == 0 or keys < 2:
             return
-        # Rows that see 16 keys, or 2 where the input is shorter.
-        first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
+        view = self._view(mask, causal, batch, length, keys)
         with torch.no_grad():
-            rows = measure.stratified(self.draws[: measure.ROWS], first, length)
-            sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
-            found = measure.numbers(
-                query.detach(), key.detach(), output.detach(), rows, sequences, scaling, mask, causal
-            )
+            found = measure.numbers(query.detach(), key.detach(), output.detach(), view, scaling)
             if self.skips:
                 self.measured.index_copy_(0, self.index, found)
             else:
                 self.measured.copy_(found)
+
+    def _view(
+        self, mask: Tensor | None, causal: bool, batch: int, length: int, keys: int
+    ) -> measure.View:
+        """What the sampled rows see; the sites of a job that see the same share it."""
+        # Rows that see 16 keys, or 2 where the input is shorter.
+        first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
+        shared = None if _compiling() else self.views
+        if shared is not None:
+            at = None if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+            what = (self.draws.device, at, causal, first, batch, length, keys)
+            if what in shared:
+                return shared[what][1]
+        with torch.no_grad():
+            rows = measure.stratified(self.draws[: measure.ROWS], first, length)
+            sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
+        view = measure.look(rows, sequences, batch, length, keys, mask, causal)
+        if shared is not None:
+            # With the mask, so that no other comes to lie at its place.
+            shared[what] = (mask, view)
+        return view
 
     def attend(
         self,
@@ -282,7 +308,7 @@ class Tuning(nn.Module):
         kernel: Kernel,
         *,
         scaling: float,
-        mask: Optional[Tensor] = None,
+        mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
         """Attention by any kernel, tuned: for modules that compute their projections themselves.
@@ -304,11 +330,11 @@ class Tuning(nn.Module):
         start = time.process_time() if timed else 0.0
         plan = self.plan()
         groups = self.site.heads // key.shape[1]
-        if plan.index is not None:
-            query = query.index_select(1, plan.index)
-            shared = plan.index if groups == 1 else plan.index // groups
+        if plan.active is not None:
+            query = query.index_select(1, plan.active)
+            shared = plan.active if groups == 1 else plan.active // groups
             key, value = key.index_select(1, shared), value.index_select(1, shared)
-            mask = self.cut_mask(mask, plan.index)
+            mask = self.cut_mask(mask, plan.active)
         if plan.scale is not None:
             query = query * plan.scale.to(query.dtype)
         output = kernel(query, key, value, mask)
@@ -317,14 +343,14 @@ class Tuning(nn.Module):
         if timed:
             self.seconds += time.process_time() - start
         if self.measuring and self.training:
-            if plan.index is None and groups > 1:
+            if plan.active is None and groups > 1:
                 key = key.repeat_interleave(groups, 1)
             self.record(query, key, output, scaling, mask, causal)
-        if plan.index is None:
+        if plan.active is None:
             return output
-        return self.restore(output, plan.index, 1)
+        return self.restore(output, plan.active, 1)
 
-    def cut_mask(self, mask: Optional[Tensor], index: Tensor) -> Optional[Tensor]:
+    def cut_mask(self, mask: Tensor | None, index: Tensor) -> Tensor | None:
         """The mask of the active heads; one that is the same for all heads as it is."""
         if mask is None or mask.dim() < 4 or mask.shape[1] != self.site.heads or mask.shape[1] == 1:
             return mask
@@ -345,10 +371,10 @@ def plain_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Optional[Tensor],
+    mask: Tensor | None,
     dropout: float,
     causal: bool,
-    scale: Optional[float],
+    scale: float | None,
 ) -> Tensor:
     """scaled_dot_product_attention, also where PyTorch has none yet (before 2.0) or no `scale`.
 

@@ -8,7 +8,7 @@ step, and knows the step of the next measurement. Without torch.distributed ther
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Exchange(NamedTuple):
     share: float
     compute_seconds: float
     measure_every: int
-    setting: Optional[Setting]
+    setting: Setting | None
 
 
 def rank() -> int:
@@ -55,7 +55,7 @@ def exchange(
     share: float,
     compute_seconds: float,
     measure_every: int,
-    setting: Optional[Setting],
+    setting: Setting | None,
 ) -> Exchange:
     """Adds up what the ranks have measured, and spreads what rank 0 has decided.
 
@@ -84,9 +84,8 @@ def exchange(
         decided[3] = measure_every
         if setting is not None:
             decided[4] = 1
-            for place, values in enumerate((setting.scale, setting.gain, array("f", setting.active))):
-                first = 5 + place * heads
-                decided[first : first + heads] = torch.tensor(values.tolist(), dtype=torch.float64)
+            values = [*setting.scale, *setting.gain, *map(float, setting.active)]
+            decided[5:] = torch.tensor(values, dtype=torch.float64)
     packed = torch.cat((part.flatten(), logits.flatten(), decided.to(numbers.device)))
     dist.all_reduce(packed)
 

@@ -19,8 +19,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Callable
 
 import zmq
 

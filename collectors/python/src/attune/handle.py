@@ -1,39 +1,36 @@
 """attune in a PyTorch trainer: one call before training, one call a step.
 
-    handle = attune.attach(model, name="my-run", budget=attune.Budget.steps(10_000))
-    for x, y in batches:
-        loss = criterion(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        handle.step(loss)               # the safe point: reports, applies what was decided
-    handle.finish(validation_loss)
-    plain = handle.bake()               # the same outputs, and no trace of attune
+handle = attune.attach(model, name="my-run", budget=attune.Budget.steps(10_000))
+for x, y in batches:
+    loss = criterion(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    handle.step(loss)               # the safe point: reports, applies what was decided
+handle.finish(validation_loss)
+plain = handle.bake()               # the same outputs, and no trace of attune
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import re
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
 from attune import distributed, measure
 from attune.adapters import Adapter, default
-from attune.attention import Tuning
 from attune.probe import MEASURE_EVERY_AT_FIRST, Probe
 from attune.protocol import ActionRequest
+from attune.tuned import TunedModel
 from attune.values import (
     METRICS,
     PROFILE_BINS,
@@ -44,23 +41,12 @@ from attune.values import (
     Setting,
     Site,
     floats,
-    setting_fault,
 )
 
 # Backward costs attention about twice its forward pass, as it does every other layer.
 _PASSES_PER_FORWARD = 3
 # A daemon that has said nothing for so long after the start is told to the user, once.
 _PATIENCE_SECONDS = 5.0
-
-
-class _Place(NamedTuple):
-    """One tuned module: where it is, what tunes it, and what takes that away again."""
-
-    name: str
-    adapter: Adapter
-    module: nn.Module
-    tuning: Tuning
-    restore: Callable[[], None]
 
 
 class Handle:
@@ -78,27 +64,23 @@ class Handle:
         job: Callable[[tuple[Site, ...]], JobSpec],
         probe: Callable[[JobSpec, Setting], Probe],
     ) -> None:
-        self._model = _unwrapped(model)
-        self._places: list[_Place] = []
+        self._tuned = TunedModel(model, adapters)
         try:
-            self._install(adapters)
-            self._setting = self._read_setting()
-            self._job = job(tuple(place.tuning.site for place in self._places))
-            self._probe = probe(self._job, self._setting)
+            self._job = job(self._tuned.sites)
+            self._probe = probe(self._job, self._tuned.setting)
         except BaseException:
-            self._detach()
+            self._tuned.detach()
             raise
         self._random = random.Random(self._job.seed)
-        self._versions = self._buffer_versions()
         self._step = 0
         self._compute_seconds = 0.0
-        self._started: Optional[float] = time.process_time()
+        self._started: float | None = time.process_time()
         self._born = time.monotonic()
         self._measure_every = MEASURE_EVERY_AT_FIRST
         self._measuring = False
-        self._losses: list[Union[float, Tensor]] = []  # since the last observation
+        self._losses: list[float | Tensor] = []  # since the last observation
         self._last_numbers = _placeholder(self._job.heads)
-        self._last_observation: Optional[Observation] = None
+        self._last_observation: Observation | None = None
         self._warned: set[str] = set()
         self._finished = False
         self._removed = False
@@ -117,10 +99,10 @@ class Handle:
     @property
     def setting(self) -> Setting:
         """In force at the model."""
-        return self._setting
+        return self._tuned.setting
 
     @property
-    def last_observation(self) -> Optional[Observation]:
+    def last_observation(self) -> Observation | None:
         """What was measured last, on rank 0; None before the first measurement."""
         return self._last_observation
 
@@ -147,7 +129,7 @@ class Handle:
         """
         self._started = time.process_time()
 
-    def step(self, loss: Union[float, Tensor], *, loss_scale: float = 1.0) -> bool:
+    def step(self, loss: float | Tensor, *, loss_scale: float = 1.0) -> bool:
         """After the optimiser: the safe point. Reports, and applies what the daemon decided.
 
         With several ranks every rank calls it once a step.
@@ -176,7 +158,7 @@ class Handle:
         self._started = now
         return changed
 
-    def apply(self, setting: Setting) -> Optional[str]:
+    def apply(self, setting: Setting) -> str | None:
         """Applies a setting whole or not at all, as an action of the daemon is.
 
         It takes effect at the next forward. The daemon is not told: for experiments without one.
@@ -184,24 +166,11 @@ class Handle:
         Returns:
             What was wrong with it, in one line, or None.
         """
-        fault = setting_fault(setting, self.sites)
-        if fault:
-            return fault
-        try:
-            for place, part in zip(self._places, self._parts(setting)):
-                place.tuning.apply_setting(part)
-        except Exception as error:
-            for place, part in zip(self._places, self._parts(self._setting)):
-                place.tuning.apply_setting(part)
-            return f"{type(error).__name__}: {error}"
-        self._setting = setting
-        self._spread_skips()
-        self._versions = self._buffer_versions()
-        return None
+        return self._tuned.apply(setting)
 
     def finish(
         self,
-        validation_loss: Optional[float] = None,
+        validation_loss: float | None = None,
         outcome: Outcome = Outcome.FINISHED,
     ) -> None:
         """Says how the job ended; later steps are not reported.
@@ -213,7 +182,7 @@ class Handle:
         if self._finished:
             return
         self._finished = True
-        for place in self._places:
+        for place in self._tuned.places:
             place.tuning.measuring = False
         self._probe.finish(outcome, self._step, self._compute_seconds, validation_loss)
         self._pass_on_complaint()
@@ -224,7 +193,7 @@ class Handle:
             return
         self.finish(outcome=Outcome.FINISHED if self._finished else Outcome.FAILED)
         self._removed = True
-        self._detach()
+        self._tuned.detach()
 
     def bake(self) -> nn.Module:
         """A copy of the model with the same outputs (to rounding) that knows nothing of attune.
@@ -236,70 +205,22 @@ class Handle:
         Raises:
             ValueError: Where a module has no weights that could take it up, naming the module.
         """
-        setting = self._read_setting()
-        installed = not self._removed
-        if installed:
-            self._detach()
-        try:
-            plain = copy.deepcopy(self._model)
-        finally:
-            if installed:
-                self._reattach()
-        modules = dict(plain.named_modules())
-        for place, part in zip(self._places, self._parts(setting)):
-            try:
-                place.adapter.bake(modules[place.name], part)
-            except ValueError as error:
-                raise ValueError(f"site '{place.tuning.site.name}' cannot be baked: {error}") from None
-        return plain
+        return self._tuned.bake(attached=not self._removed)
 
     def __enter__(self) -> Handle:
         return self
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.finish(outcome=Outcome.FINISHED if kind is None else Outcome.FAILED)
 
-    def _install(self, adapters: Sequence[Adapter]) -> None:
-        found = [
-            (_position(self._model, name), name, adapter, module, site)
-            for adapter in adapters
-            for name, module, site in adapter.find(self._model)
-        ]
-        if not found:
-            raise ValueError(
-                f"{type(self._model).__name__} has no attention that attune knows: nothing to tune; "
-                "see attune.adapters for attention of your own"
-            )
-        seen: set[int] = set()
-        for _, name, adapter, module, site in sorted(found, key=lambda item: item[0]):
-            if id(module) in seen:
-                continue
-            if isinstance(module._modules.get("attune"), Tuning):
-                raise ValueError(f"'{name}' is tuned already: remove() the other handle first")
-            seen.add(id(module))
-            tuning = Tuning(replace(site, name=name or "attention"), _device_of(module))
-            tuning.train(module.training)
-            restore = adapter.install(module, tuning)
-            self._places.append(_Place(name, adapter, module, tuning, restore))
-
-    def _detach(self) -> None:
-        for place in reversed(self._places):
-            place.restore()
-
-    def _reattach(self) -> None:
-        self._places = [
-            place._replace(restore=place.adapter.install(place.module, place.tuning))
-            for place in self._places
-        ]
-
     def _report(self, loss_scale: float) -> bool:
         """What is due at a safe point; True where the setting changed."""
-        self._follow_buffers()
+        self._tuned.follow()
         if not self._measuring:
             # With several ranks an action waits for the next measured step, which all ranks know.
             if distributed.rank() == 0:
@@ -322,15 +243,14 @@ class Handle:
             due = self._probe.due(self._step + 1)
         self._measuring = due
         if due:
-            for place in self._places:
-                draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
-                place.tuning.measure_next(draws)
+            draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
+            self._tuned.measure_next(torch.tensor(draws))
 
     def _report_measured(self, loss_scale: float) -> bool:
         seconds = time.process_time() - (self._started or 0.0)
         action = self._probe.poll(self._step) if distributed.rank() == 0 else None
-        numbers = torch.cat([place.tuning.take_numbers(loss_scale) for place in self._places])
-        forward = sum(place.tuning.seconds for place in self._places)
+        numbers = torch.cat([place.tuning.take_numbers(loss_scale) for place in self._tuned.places])
+        forward = sum(place.tuning.seconds for place in self._tuned.places)
         told = distributed.exchange(
             numbers,
             self._mean_loss(),
@@ -346,7 +266,10 @@ class Handle:
         if action is not None:
             return self._answer(action)
         if told.setting is not None:
-            return self.apply(told.setting) is None
+            fault = self.apply(told.setting)
+            if fault:
+                self._warn(f"rank {distributed.rank()} cannot apply what rank 0 did: {fault}")
+            return fault is None
         return False
 
     def _mean_loss(self) -> float:
@@ -357,7 +280,7 @@ class Handle:
     def _observe(self, told: distributed.Exchange) -> None:
         self._last_numbers = self._complete(told.numbers)
         rows = self._last_numbers
-        active = self._setting.active
+        active = self._tuned.setting.active
         metrics, profile = floats(), floats()
         for head, row in enumerate(rows):
             if active[head]:
@@ -385,21 +308,21 @@ class Handle:
         rows: list[list[float]] = numbers.tolist()
         sane: list[bool] = numbers.isfinite().all(1).tolist()
         first = 0
-        for place in self._places:
+        for place in self._tuned.places:
             site, fault = place.tuning.site, place.tuning.fault
             heads = range(first, first + site.heads)
             first += site.heads
             missing = [
                 head
                 for head in heads
-                if self._setting.active[head] and not (sane[head] and rows[head][-1] > 0)
+                if self._tuned.setting.active[head] and not (sane[head] and rows[head][-1] > 0)
             ]
             if fault:
                 self._warn(f"site '{site.name}' {fault}")
             elif missing and any(not sane[head] for head in missing):
                 self._warn(
-                    f"site '{site.name}' measured values that are no finite numbers (an overflow in "
-                    "half precision?); its heads keep the measurement before"
+                    f"site '{site.name}' measured values that are no finite numbers (an overflow "
+                    "in half precision?); its heads keep the measurement before"
                 )
             elif missing:
                 self._warn(
@@ -417,43 +340,6 @@ class Handle:
             return False
         self._probe.applied(action, self._step)
         return True
-
-    def _spread_skips(self) -> None:
-        # Compiled code is made anew once when the first head of the job is skipped, not per site.
-        if any(place.tuning.skips for place in self._places):
-            for place in self._places:
-                place.tuning.skips = True
-
-    def _follow_buffers(self) -> None:
-        """A checkpoint may have been loaded, or the model moved, since the last step."""
-        versions = self._buffer_versions()
-        if versions != self._versions:
-            self._versions = versions
-            self._setting = self._read_setting()
-            for place in self._places:
-                place.tuning.plan()
-            self._spread_skips()
-
-    def _buffer_versions(self) -> list[tuple[object, ...]]:
-        return [place.tuning.version() for place in self._places]
-
-    def _read_setting(self) -> Setting:
-        parts = [place.tuning.setting() for place in self._places]
-        scale, gain = floats(), floats()
-        for part in parts:
-            scale.extend(part.scale)
-            gain.extend(part.gain)
-        return Setting(scale, gain, b"".join(part.active for part in parts))
-
-    def _parts(self, setting: Setting) -> list[Setting]:
-        """The setting of each site."""
-        parts = []
-        first = 0
-        for place in self._places:
-            own = slice(first, first + place.tuning.site.heads)
-            parts.append(Setting(setting.scale[own], setting.gain[own], setting.active[own]))
-            first = own.stop
-        return parts
 
     def _pass_on_complaint(self) -> None:
         complaint = self._probe.take_error()
@@ -479,42 +365,17 @@ def _placeholder(heads: int) -> list[list[float]]:
     return [row] * heads
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and torch.compile."""
-    inner: Any = model
-    while True:
-        name = type(inner).__name__
-        if name == "OptimizedModule":
-            inner = inner._orig_mod
-        elif name in ("DistributedDataParallel", "DataParallel"):
-            inner = inner.module
-        else:
-            return inner  # type: ignore[no-any-return]
-
-
-def _position(model: nn.Module, name: str) -> int:
-    for position, (other, _) in enumerate(model.named_modules()):
-        if other == name:
-            return position
-    return 0
-
-
-def _device_of(module: nn.Module) -> Optional[torch.device]:
-    tensor = next(module.parameters(), None)
-    return None if tensor is None else tensor.device
-
-
 def attach(
     model: nn.Module,
     *,
     name: str = "job",
     budget: Budget,
-    key: Optional[str] = None,
+    key: str | None = None,
     seed: int = 0,
     learning_rate: float = 0.0,
     policy: str = "",
-    endpoint: Optional[str] = None,
-    adapters: Optional[Sequence[Adapter]] = None,
+    endpoint: str | None = None,
+    adapters: Sequence[Adapter] | None = None,
 ) -> Handle:
     """Finds the model's attention and lets the daemon tune it.
 

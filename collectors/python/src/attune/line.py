@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from dataclasses import replace
-from typing import Optional
+from typing import cast
 
 import zmq
 
@@ -58,19 +58,19 @@ class Line:
         self.measure_every = _MEASURE_EVERY_AT_FIRST
         self.dropped = 0
         self.compute_seconds = 0.0
-        self.complaint: Optional[str] = None
+        self.complaint: str | None = None
         self.last_heard = now
         self._endpoint = endpoint
         self._farewell = min(max(farewell_seconds, 0.0), _MAX_FAREWELL_SECONDS)
         self._hello = hello  # its job; step, setting and action as they were last told
         self.step = hello.step
         self._introduced = False
-        self._hello_sent: Optional[float] = None
+        self._hello_sent: float | None = None
         self._last_sent = now
         self._last_heartbeat = now
         self._heartbeat = _HEARTBEAT_AT_FIRST
-        self._waiting: Optional[ActionRequest] = None
-        self._last_reply: Optional[ActionReply] = None
+        self._waiting: ActionRequest | None = None
+        self._last_reply: ActionReply | None = None
         self._replies: deque[ActionReply] = deque(maxlen=_MAX_UNSENT_REPLIES)
         self._dropped_since_sent = 0
         self._malformed = 0
@@ -137,7 +137,7 @@ class Line:
         self.dropped += 1
         self._dropped_since_sent += 1
 
-    def poll(self, step: int, take: bool) -> Optional[ActionRequest]:
+    def poll(self, step: int, take: bool) -> ActionRequest | None:
         """Takes in what waits, says what is due, and returns the action to apply at this step."""
         self.step = step
         self._listen()
@@ -184,7 +184,7 @@ class Line:
     def _writable(self) -> bool:
         """Whether a message can be queued now: asked before a message is made."""
         try:
-            return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)  # type: ignore[operator]
+            return bool(cast(int, self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
         except zmq.ZMQError:
             return False  # a signal came in between: not now
 
@@ -299,7 +299,7 @@ class Line:
             self._answer(self._waiting, AckStatus.REJECTED, self.step, why)
         self._waiting = action
 
-    def _next_action(self) -> Optional[ActionRequest]:
+    def _next_action(self) -> ActionRequest | None:
         """The action to apply at this step; the ones that cannot be are answered."""
         action, self._waiting = self._waiting, None
         if action is None:

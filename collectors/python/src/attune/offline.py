@@ -10,7 +10,6 @@ import struct
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
 
 from attune.protocol import Bye, Hello, Message, encode
 from attune.values import Observation, observation_fault
@@ -34,7 +33,7 @@ class Log:
         self.step = hello.step
         self.compute_seconds = 0.0
         self.dropped = 0
-        self.complaint: Optional[str] = None
+        self.complaint: str | None = None
         self.path = directory
         self._dropped_since_written = 0
         self._descriptor = -1

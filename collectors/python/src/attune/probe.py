@@ -15,7 +15,6 @@ import os
 import time
 import weakref
 from pathlib import Path
-from typing import Optional
 
 from attune.line import Line
 from attune.offline import Log
@@ -50,13 +49,13 @@ class Probe:
         setting: Setting,
         *,
         endpoint: str = "",
-        directory: Optional[Path] = None,
+        directory: Path | None = None,
         keys: str = "",
         farewell_seconds: float = 2.0,
         step: int = 0,
     ) -> None:
-        self._line: Optional[Line] = None
-        self._log: Optional[Log] = None
+        self._line: Line | None = None
+        self._log: Log | None = None
         self._process = os.getpid()
         if directory is None and not endpoint:
             return
@@ -92,7 +91,7 @@ class Probe:
         if line is not None:
             line.observe(observation)
 
-    def poll(self, step: int, take: bool = True) -> Optional[ActionRequest]:
+    def poll(self, step: int, take: bool = True) -> ActionRequest | None:
         """At a safe point, once a step: takes in what the daemon sent and says what is due.
 
         Args:
@@ -125,7 +124,7 @@ class Probe:
         outcome: Outcome,
         step: int,
         compute_seconds: float,
-        validation_loss: Optional[float] = None,
+        validation_loss: float | None = None,
     ) -> None:
         """Says Bye and closes the line; later calls do nothing.
 
@@ -165,11 +164,11 @@ class Probe:
         return 0.0 if line is None else time.monotonic() - line.last_heard
 
     @property
-    def log_path(self) -> Optional[Path]:
+    def log_path(self) -> Path | None:
         """The file being written, or that was; None unless offline."""
         return self._log.path if self._log is not None else None
 
-    def take_error(self) -> Optional[str]:
+    def take_error(self) -> str | None:
         """The last complaint, the daemon's or the probe's own; cleared by the call."""
         speaker = self._log if self._log is not None else self._line
         if speaker is None:
@@ -180,12 +179,12 @@ class Probe:
     def _mine(self) -> bool:
         return os.getpid() == self._process
 
-    def _live_line(self) -> Optional[Line]:
+    def _live_line(self) -> Line | None:
         line = self._line
         return line if line is not None and not line.closed and self._mine() else None
 
 
-def _fail(line: Optional[Line], log: Optional[Log], process: int) -> None:
+def _fail(line: Line | None, log: Log | None, process: int) -> None:
     if os.getpid() != process:
         return
     if line is not None and not line.closed:

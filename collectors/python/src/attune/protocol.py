@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Optional, Union
+from typing import Any
 
 from attune import wire
 from attune.decisions import (
@@ -145,7 +145,7 @@ class Bye:
     outcome: Outcome
     step: int
     compute_seconds: float
-    validation_loss: Optional[float] = None
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -207,10 +207,10 @@ class Adjust:
 
     job: int
     site: str = ""
-    head: Optional[int] = None
-    scale: Optional[float] = None
-    gain: Optional[float] = None
-    active_heads: Optional[int] = None
+    head: int | None = None
+    scale: float | None = None
+    gain: float | None = None
+    active_heads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -296,25 +296,25 @@ class Answer:
     why: str = ""
 
 
-Message = Union[
-    Hello,
-    Welcome,
-    Observation,
-    ActionRequest,
-    ActionReply,
-    Heartbeat,
-    Bye,
-    Error,
-    StatusRequest,
-    Status,
-    Adjust,
-    UsePolicy,
-    Reply,
-    Serve,
-    Serving,
-    Question,
-    Answer,
-]
+Message = (
+    Hello
+    | Welcome
+    | Observation
+    | ActionRequest
+    | ActionReply
+    | Heartbeat
+    | Bye
+    | Error
+    | StatusRequest
+    | Status
+    | Adjust
+    | UsePolicy
+    | Reply
+    | Serve
+    | Serving
+    | Question
+    | Answer
+)
 
 _SETTING = (
     Field("scale", wire.FloatArray(MAX_HEADS)),
@@ -361,7 +361,7 @@ _LIVE_JOB = wire.Record(
 )
 
 # A message's place in this list is its type on the wire.
-_FIELDS = (
+_FIELDS: tuple[wire.Record[Any], ...] = (
     wire.Record(
         Hello,
         (

@@ -188,7 +188,7 @@ def _column(metric: str, active: bytes, values: bytes) -> list[float]:
     numbers.frombytes(values)
     if metric in METRICS:
         numbers = numbers[METRICS.index(metric) :: len(METRICS)]
-    return [number if on else float("nan") for number, on in zip(numbers, active)]
+    return [number if on else float("nan") for number, on in zip(numbers, active, strict=True)]
 
 
 def _pandas() -> Any:

@@ -98,7 +98,7 @@ def _combinations(path: Path, table: Mapping[str, Any]) -> Iterator[dict[str, ob
             lists[name] = value if isinstance(value, list) else [value]
     for case in table.get("case", [{}]):
         for values in itertools.product(*lists.values()):
-            yield {**dict(zip(lists, values)), **case}
+            yield {**dict(zip(lists, values, strict=True)), **case}
 
 
 def _fill(path: Path, text: str, values: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     Floats = array[float]
@@ -198,7 +198,7 @@ class Observation:
     profile: Floats = field(default_factory=floats)
 
 
-def _name_fault(name: str) -> Optional[str]:
+def _name_fault(name: str) -> str | None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -226,7 +226,7 @@ def describe_head(sites: Sequence[Site], head: int) -> str:
     raise IndexError(f"head {head} is beyond the topology's {first} heads")
 
 
-def sites_fault(sites: Sequence[Site]) -> Optional[str]:
+def sites_fault(sites: Sequence[Site]) -> str | None:
     """What makes the topology unusable, in one line for a person, or nothing."""
     if not sites:
         return "sites: there is none; name at least one attention site"
@@ -253,7 +253,7 @@ def sites_fault(sites: Sequence[Site]) -> Optional[str]:
     return None
 
 
-def job_fault(job: JobSpec) -> Optional[str]:
+def job_fault(job: JobSpec) -> str | None:
     """What makes the introduction unusable, in one line for a person, or nothing."""
     for what, name in (("key", job.key), ("name", job.name)):
         fault = _name_fault(name)
@@ -266,15 +266,14 @@ def job_fault(job: JobSpec) -> Optional[str]:
         return f"budget: the price is {budget.price}; use a finite one of at least 0"
     if not (math.isfinite(job.learning_rate) and job.learning_rate >= 0):
         return (
-            f"learning rate: it is {job.learning_rate}; "
-            "use a finite one of at least 0 (0: unknown)"
+            f"learning rate: it is {job.learning_rate}; use a finite one of at least 0 (0: unknown)"
         )
     if not 0 <= job.seed < 2**64:
         return f"seed: it is {job.seed}; use 0 to 2**64 - 1"
     return sites_fault(job.sites)
 
 
-def setting_fault(setting: Setting, sites: Sequence[Site]) -> Optional[str]:
+def setting_fault(setting: Setting, sites: Sequence[Site]) -> str | None:
     """What makes the setting unusable for the sites, in one line for a person, or nothing."""
     heads = sum(site.heads for site in sites)
     for what, values in (
@@ -302,7 +301,7 @@ def setting_fault(setting: Setting, sites: Sequence[Site]) -> Optional[str]:
     return None
 
 
-def observation_fault(observation: Observation, sites: Sequence[Site]) -> Optional[str]:
+def observation_fault(observation: Observation, sites: Sequence[Site]) -> str | None:
     """What makes the observation unusable for the sites, in one line for a person, or nothing."""
     heads = sum(site.heads for site in sites)
     for what, size, per_head in (
@@ -353,16 +352,16 @@ def _plausible(observation: Observation) -> bool:
             return False
     if not (_is_share(min(profile)) and _is_share(max(profile))):
         return False
-    sums = map(sum, zip(*[iter(profile)] * PROFILE_BINS))
+    sums = map(sum, zip(*[iter(profile)] * PROFILE_BINS, strict=False))
     return all(abs(total - 1) <= _SUM_TOLERANCE for total in sums)
 
 
-def _head_fault(observation: Observation, head: int) -> Optional[str]:
+def _head_fault(observation: Observation, head: int) -> str | None:
     first = head * len(METRICS)
     metrics = observation.metrics[first : first + len(METRICS)]
     bins = observation.profile[head * PROFILE_BINS : (head + 1) * PROFILE_BINS]
     if not observation.active[head]:
-        for name, value in zip(METRICS, metrics):
+        for name, value in zip(METRICS, metrics, strict=False):
             if value != 0:
                 return f"metrics: {name} of inactive {{head}} is not 0; report zeros"
         if any(bins):
@@ -378,4 +377,3 @@ def _head_fault(observation: Observation, head: int) -> Optional[str]:
     if abs(sum(bins) - 1) > _SUM_TOLERANCE:
         return f"profile: the bins of {{head}} sum to {sum(bins):g}; report shares that sum to 1"
     return None
-

@@ -10,8 +10,9 @@ import math
 import struct
 import sys
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Generic, NoReturn, Optional, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import msgpack
 
@@ -123,8 +124,8 @@ class Enum(Kind):
     def __init__(
         self,
         cls: type[enum.IntEnum],
-        least: Optional[enum.IntEnum] = None,
-        most: Optional[enum.IntEnum] = None,
+        least: enum.IntEnum | None = None,
+        most: enum.IntEnum | None = None,
     ) -> None:
         values = list(cls)
         self._cls = cls
@@ -349,7 +350,7 @@ class Record(Generic[T]):
     """The fields of one dataclass in their order; `parts` are the classes of nested attributes."""
 
     def __init__(
-        self, cls: type[T], fields: tuple[Field, ...], parts: Optional[dict[str, type]] = None
+        self, cls: type[T], fields: tuple[Field, ...], parts: dict[str, type] | None = None
     ) -> None:
         self.cls = cls
         self._fields = [(field, field.path.split(".")) for field in fields]
@@ -425,7 +426,7 @@ class List(Kind):
 _FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {
     code: size
     for first in (0xCC, 0xD0)
-    for code, size in zip(range(first, first + 4), (1, 2, 4, 8))
+    for code, size in zip(range(first, first + 4), (1, 2, 4, 8), strict=False)
 }
 # Bytes of the length that follows the first byte: strings and binaries, arrays, maps.
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}

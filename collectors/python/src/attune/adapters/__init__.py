@@ -24,8 +24,8 @@ A forward that asks for its tuning computes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Callable, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -120,4 +120,6 @@ def fold_weight(
 
 def outputs_of(setting: Setting) -> list[float]:
     """The gain of every head, 0 for one that is skipped."""
-    return [gain if active else 0.0 for gain, active in zip(setting.gain, setting.active)]
+    return [
+        gain if active else 0.0 for gain, active in zip(setting.gain, setting.active, strict=False)
+    ]

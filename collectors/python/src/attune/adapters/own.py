@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Callable, Optional
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
@@ -41,8 +40,8 @@ class Attention(nn.Module):
         causal: bool = False,
         context: int = 1,
         cross: bool = False,
-        query: Optional[nn.Module] = None,
-        output: Optional[nn.Module] = None,
+        query: nn.Module | None = None,
+        output: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -57,10 +56,10 @@ class Attention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attn_mask: Optional[Tensor] = None,
+        attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,
         is_causal: bool = False,
-        scale: Optional[float] = None,
+        scale: float | None = None,
     ) -> Tensor:
         """As torch.nn.functional.scaled_dot_product_attention.
 
@@ -78,7 +77,7 @@ class Attention(nn.Module):
             [batch, heads, queries, head_width].
         """
 
-        def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
+        def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             return plain_attention(q, k, v, mask, dropout_p, is_causal, scale)
 
         tuning = self._modules.get(NAME)
@@ -94,10 +93,10 @@ def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Optional[Tensor] = None,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    scale: Optional[float] = None,
+    scale: float | None = None,
     *,
     site: Attention,
 ) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any, Callable, Optional, cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +32,12 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        key_padding_mask: Optional[Tensor] = None,
+        key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
-        attn_mask: Optional[Tensor] = None,
+        attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[Tensor, Optional[Tensor]]:
+    ) -> tuple[Tensor, Tensor | None]:
         """As torch.nn.MultiheadAttention; weights that are not averaged are 0 at skipped heads."""
         tuning = cast(Tuning, self._modules[NAME])
         timed = tuning.measuring and tuning.training and not _compiling()
@@ -67,7 +67,7 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
             weights = weights.mean(1) if _HAS_SDPA else weights.sum(1) / self.num_heads
         return output, weights if batched else weights.squeeze(0)
 
-    def _merge(self, heads: Tensor, index: Optional[Tensor]) -> Tensor:
+    def _merge(self, heads: Tensor, index: Tensor | None) -> Tensor:
         """[batch, A, queries, width] → [queries, batch, embed_dim]."""
         batch, _, length, width = heads.shape
         flat = heads.permute(2, 0, 1, 3).reshape(length * batch, -1)
@@ -91,7 +91,7 @@ def _project(
     key: Tensor,
     value: Tensor,
     batched: bool,
-) -> tuple[Tensor, Tensor, Tensor, Optional[Tensor], Optional[Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Queries (scaled), keys and values of the active heads: [batch, A, length, width] each."""
     one_input, one_memory = query is key and key is value, key is value
     if not batched:
@@ -100,10 +100,10 @@ def _project(
         query, key, value = (x.transpose(1, 0) for x in (query, key, value))
     plan = tuning.plan()
     width = module.head_dim
-    index = plan.index
+    index = plan.active
     rows = None if index is None else _rows(index, width)
 
-    def part(tensor: Optional[Tensor], block: int = 0, blocks: int = 1) -> Optional[Tensor]:
+    def part(tensor: Tensor | None, block: int = 0, blocks: int = 1) -> Tensor | None:
         # Of block `block` (of queries, keys, values) and the ones behind it.
         if tensor is None:
             return None
@@ -119,7 +119,7 @@ def _project(
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
         q, k, v = (
             F.linear(x, cast(Tensor, part(w)), part(bias, i))
-            for i, (x, w) in enumerate(zip((query, key, value), weights))
+            for i, (x, w) in enumerate(zip((query, key, value), weights, strict=False))
         )
     elif one_input:
         q, k, v = _packed(query, cast(Tensor, part(packed, 0, 3)), part(bias, 0, 3), 3)
@@ -143,24 +143,24 @@ def _project(
     return q, k, v, index, plan.gain
 
 
-def _packed(x: Tensor, weight: Tensor, bias: Optional[Tensor], blocks: int) -> tuple[Tensor, ...]:
+def _packed(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> tuple[Tensor, ...]:
     """One product for several projections of one input."""
     together = F.linear(x, weight, bias)
     if not _HAS_SDPA:
-        return together.chunk(blocks, dim=-1)
-    parts = together.unflatten(-1, (blocks, weight.shape[0] // blocks)).unsqueeze(0)
-    return parts.transpose(0, -2).squeeze(-2).contiguous().unbind(0)
+        return tuple(together.chunk(blocks, dim=-1))
+    parts = together.view(*together.shape[:-1], blocks, -1).unsqueeze(0)
+    return tuple(parts.transpose(0, -2).squeeze(-2).contiguous().unbind(0))
 
 
 def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Optional[Tensor],
+    mask: Tensor | None,
     causal: bool,
     dropout: float,
     need_weights: bool,
-) -> tuple[Tensor, Optional[Tensor]]:
+) -> tuple[Tensor, Tensor | None]:
     """Outputs, and weights where they are needed, by the kernels that PyTorch takes itself."""
     if _HAS_SDPA and not need_weights:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal), None
@@ -184,10 +184,10 @@ def _merge_masks(
     module: nn.MultiheadAttention,
     q: Tensor,
     k: Tensor,
-    attn_mask: Optional[Tensor],
-    key_padding_mask: Optional[Tensor],
-    index: Optional[Tensor],
-) -> Optional[Tensor]:
+    attn_mask: Tensor | None,
+    key_padding_mask: Tensor | None,
+    index: Tensor | None,
+) -> Tensor | None:
     """Both masks as one that is added to the logits: [batch or 1, A or 1, queries or 1, keys]."""
     batch, keys = q.shape[0], k.shape[2]
     mask = None
@@ -224,7 +224,9 @@ class TorchMultiheadAttention:
         for outer in model.modules():
             if isinstance(outer, nn.TransformerEncoder):
                 for layer in outer.modules():
-                    self._around.setdefault(id(layer), []).append((outer, "use_nested_tensor", False))
+                    self._around.setdefault(id(layer), []).append(
+                        (outer, "use_nested_tensor", False)
+                    )
             if isinstance(outer, nn.TransformerEncoderLayer):
                 switch = (outer, "activation_relu_or_gelu", 0)
                 self._around.setdefault(id(outer.self_attn), []).append(switch)

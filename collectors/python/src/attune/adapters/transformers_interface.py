@@ -12,12 +12,11 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any, Callable, Optional, cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from attune.adapters import NAME, UNKNOWN_CONTEXT, fold, outputs_of
 from attune.attention import Tuning, _compiling
@@ -26,7 +25,7 @@ from attune.values import Setting, Site, SiteKind
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _EAGER = "eager_attention_forward"
 
-AttentionFunction = Callable[..., tuple[Tensor, Optional[Tensor]]]
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class _Ungrouped:
@@ -49,10 +48,10 @@ def _tuned(function: AttentionFunction) -> AttentionFunction:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Optional[Tensor],
+        attention_mask: Tensor | None,
         *args: Any,
         **kwargs: Any,
-    ) -> tuple[Tensor, Optional[Tensor]]:
+    ) -> tuple[Tensor, Tensor | None]:
         tuning = module._modules.get(NAME)
         if tuning is None:
             return function(module, query, key, value, attention_mask, *args, **kwargs)
@@ -71,10 +70,10 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Optional[Tensor],
+    mask: Tensor | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[Tensor, Optional[Tensor]]:
+) -> tuple[Tensor, Tensor | None]:
     if query.shape[1] != tuning.site.heads or tuning.site.heads % key.shape[1] != 0:
         tuning.leave_out(f"has {query.shape[1]} heads where it said {tuning.site.heads}")
         return function(module, query, key, value, mask, *args, **kwargs)
@@ -83,13 +82,13 @@ def _attend(
     plan = tuning.plan()
     groups = tuning.site.heads // key.shape[1]
     caller: Any = module
-    if plan.index is not None:
-        query = query.index_select(1, plan.index)
-        shared = plan.index if groups == 1 else plan.index // groups
+    if plan.active is not None:
+        query = query.index_select(1, plan.active)
+        shared = plan.active if groups == 1 else plan.active // groups
         key, value = key.index_select(1, shared), value.index_select(1, shared)
-        mask = tuning.cut_mask(mask, plan.index)
+        mask = tuning.cut_mask(mask, plan.active)
         if isinstance(kwargs.get("position_bias"), Tensor):
-            bias = tuning.cut_mask(kwargs["position_bias"], plan.index)
+            bias = tuning.cut_mask(kwargs["position_bias"], plan.active)
             kwargs = {**kwargs, "position_bias": bias}
         if groups > 1:
             caller = _Ungrouped(module)
@@ -101,14 +100,14 @@ def _attend(
     if timed:
         tuning.seconds += time.process_time() - start
     if tuning.measuring and tuning.training:
-        if plan.index is None and groups > 1:
+        if plan.active is None and groups > 1:
             key = key.repeat_interleave(groups, 1)
         _record(tuning, module, query, key, output, mask, args, kwargs)
-    if plan.index is None:
+    if plan.active is None:
         return output, weights
     if weights is not None:
-        weights = tuning.restore(weights, plan.index, 1)
-    return tuning.restore(output, plan.index, 2), weights
+        weights = tuning.restore(weights, plan.active, 1)
+    return tuning.restore(output, plan.active, 2), weights
 
 
 def _record(
@@ -117,7 +116,7 @@ def _record(
     query: Tensor,
     key: Tensor,
     output: Tensor,
-    mask: Optional[Tensor],
+    mask: Tensor | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
@@ -156,7 +155,7 @@ class _Interface:
         self._lock = threading.Lock()
         self._users = 0
         self._eager: dict[Any, tuple[int, AttentionFunction]] = {}
-        self._registries: dict[int, tuple[Any, dict[str, Optional[AttentionFunction]]]] = {}
+        self._registries: dict[int, tuple[Any, dict[str, AttentionFunction | None]]] = {}
 
     def enter(self, modeling: Any) -> None:
         """A module of this modeling file is tuned from now on."""
@@ -198,7 +197,7 @@ class _Interface:
                 registry[name] = _tuned(registry[name])
 
 
-def _restore(registry: Any, name: str, function: Optional[AttentionFunction]) -> None:
+def _restore(registry: Any, name: str, function: AttentionFunction | None) -> None:
     if function is not None:
         registry[name] = function
     elif name in getattr(registry, "_local_mapping", {}):
@@ -208,7 +207,7 @@ def _restore(registry: Any, name: str, function: Optional[AttentionFunction]) ->
 _interface = _Interface()
 
 
-def _attribute(module: nn.Module, *names: str) -> Optional[int]:
+def _attribute(module: nn.Module, *names: str) -> int | None:
     """The first of these that the module, or else its configuration, has as a whole number."""
     for holder in (module, getattr(module, "config", None)):
         for name in names:
@@ -309,7 +308,7 @@ def _patches(config: Any) -> int:
     return UNKNOWN_CONTEXT
 
 
-def _child(module: nn.Module, *names: str) -> Optional[nn.Module]:
+def _child(module: nn.Module, *names: str) -> nn.Module | None:
     for name in names:
         child = getattr(module, name, None)
         if isinstance(child, nn.Module):
