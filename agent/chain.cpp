@@ -3,18 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <stdexcept>
 #include <vector>
 
 #include "policies/rules.h"
 
 namespace attune {
-namespace {
-constexpr std::array<std::string_view, 9> kPolicies = {
-    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "grow", "explore", "network"};
-}  // namespace
-
 Chain::Chain(std::string_view policy)
     : keep_(MakeKeep()),
       random_(MakeRandom()),
@@ -27,7 +21,7 @@ Chain::Chain(std::string_view policy)
 }
 
 bool Chain::Knows(std::string_view name) {
-  return std::ranges::find(kPolicies, name) != kPolicies.end();
+  return std::ranges::find(kPolicyNames, name) != kPolicyNames.end();
 }
 
 void Chain::Use(std::string_view policy) {
@@ -35,15 +29,26 @@ void Chain::Use(std::string_view policy) {
   policy_ = policy;
 }
 
-Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random) {
+const std::string& Chain::AskedFor(const JobSpec& job) const {
+  return job.policy.empty() ? policy_ : job.policy;
+}
+
+bool Chain::AsksOutside(const JobSpec& job) const { return served_ && AskedFor(job) == "external"; }
+
+Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
+                            const Verdict& outside) {
   std::vector<attune::Policy*> order;
   std::string reasons;
-  const std::string& asked = situation.job.policy.empty() ? policy_ : situation.job.policy;
-  if (asked == "auto" || asked == "network") {
+  const std::string& asked = AskedFor(situation.job);
+  if (asked == "external") {
+    if (const auto* decision = std::get_if<Decision>(&outside)) return {*decision, asked};
+    reasons = fmt::format("external: {}; ", std::get<Decline>(outside).why);
+  }
+  if (asked == "auto" || asked == "network" || asked == "external") {
     if (network_) {
       order.push_back(network_.get());
     } else {
-      reasons = "network: none has been learned yet; ";
+      reasons += "network: none has been learned yet; ";
     }
     order.push_back(kmeans_.get());
   } else if (asked == "random") {

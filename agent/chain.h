@@ -2,6 +2,7 @@
 // become part of the trial.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <random>
 #include <string>
@@ -11,14 +12,24 @@
 
 namespace attune {
 
+// Who may be asked to decide.
+inline constexpr std::array<std::string_view, 10> kPolicyNames = {
+    "auto",       "keep", "random",  "kmeans",  "qk_clip",
+    "importance", "grow", "explore", "network", "external"};
+
 class Chain {
  public:
   // `policy` as the knob of that name has it: auto or one policy, behind which kmeans (behind the
-  // network) and keep stand in. Throws std::invalid_argument for another name.
+  // network or external) and keep stand in. Throws std::invalid_argument for another name.
   explicit Chain(std::string_view policy);
 
   // The network that decides from now on; null: none has been learned.
   void SetNetwork(std::unique_ptr<Policy> network) { network_ = std::move(network); }
+  // Whether a policy server can be asked.
+  void SetServed(bool served) { served_ = served; }
+  // Whether somebody outside is to be asked about this job before Decide: its policy is external,
+  // and a policy server can be asked.
+  [[nodiscard]] bool AsksOutside(const JobSpec& job) const;
   // Whether `name` is a policy that Chain knows.
   [[nodiscard]] static bool Knows(std::string_view name);
   void Use(std::string_view policy);
@@ -28,11 +39,16 @@ class Chain {
     Decision decision;
     std::string decider;
   };
-  // The job's own policy decides where it asked for one. Never throws: a policy that fails is as
-  // one that declines, and keep always answers.
-  [[nodiscard]] Choice Decide(const Situation& situation, std::mt19937_64& random);
+  // The job's own policy decides where it asked for one. `outside` is what came of asking a policy
+  // server, and counts where the policy is external. Never throws: a policy that fails is as one
+  // that declines, and keep always answers.
+  [[nodiscard]] Choice Decide(const Situation& situation, std::mt19937_64& random,
+                              const Verdict& outside = Decline{"no policy server can be asked"});
 
  private:
+  [[nodiscard]] const std::string& AskedFor(const JobSpec& job) const;
+
+  bool served_ = false;
   std::string policy_;
   std::unique_ptr<attune::Policy> keep_, random_, kmeans_, qk_clip_, explore_, grow_, importance_;
   std::unique_ptr<attune::Policy> network_;

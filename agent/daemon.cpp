@@ -14,10 +14,12 @@
 #include <optional>
 #include <system_error>
 #include <unordered_map>
+#include <variant>
 #include <zmq.hpp>
 #include <zmq_addon.hpp>
 
 #include "agent/keys.h"
+#include "agent/questions.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
 #include "store/writer.h"
@@ -83,7 +85,7 @@ class Daemon::Loop {
   struct Outgoing {
     std::uint64_t ticket;
     std::string job_key;
-    ActionRequest action;
+    std::variant<ActionRequest, Question> message;
   };
 
   void Listen();
@@ -94,11 +96,14 @@ class Daemon::Loop {
   void Take(const std::string& peer, const StatusRequest& request);
   void Take(const std::string& peer, const Adjust& adjust);
   void Take(const std::string& peer, const UsePolicy& use);
+  void Take(const std::string& peer, const Serve& serve);
+  void Take(const std::string& peer, const Answer& answer);
   template <typename Report>
   void TakeReport(const std::string& peer, const Report& report);
 
   void Store(Live& live, Emission emission);
-  void SendActions();
+  void SendDue();
+  void CloseOverdue();
   void LoseSilent();
   void EndIdle();
   void TakeSnapshot();
@@ -121,6 +126,8 @@ class Daemon::Loop {
   attune::Store store_;  // for reading
   std::unique_ptr<Learner> learner_;
   Chain chain_;
+  Questions questions_;
+  std::uint64_t late_answers_ = 0;
   std::uint64_t network_version_ = 0;
   std::uint64_t last_job_;
   std::uint64_t last_trial_;
@@ -244,7 +251,8 @@ void Daemon::Loop::Run() {
       if ((items[3].revents & ZMQ_POLLIN) != 0) Authenticate();
       if ((items[0].revents & ZMQ_POLLIN) != 0) Receive(router_, kLocal);
       if ((items[2].revents & ZMQ_POLLIN) != 0) Receive(remote_, kRemote);
-      SendActions();
+      CloseOverdue();
+      SendDue();
       LoseSilent();
       EndIdle();
     } catch (const zmq::error_t& error) {
@@ -254,7 +262,7 @@ void Daemon::Loop::Run() {
     }
   }
   if (!writer_.Flush()) spdlog::error("the store could not be written; see above");
-  SendActions();
+  SendDue();
   spdlog::info("attuned stops");
 }
 
@@ -264,7 +272,6 @@ void Daemon::Loop::Receive(zmq::socket_t& socket, char line) {
     if (!zmq::recv_multipart(socket, std::back_inserter(frames), zmq::recv_flags::dontwait)) {
       return;
     }
-    asked_ = SteadyClock::now();
     const std::string peer = line + frames.front().to_string();
     if (frames.size() != 2) {
       Refuse(peer, ErrorCode::kMalformed,
@@ -281,11 +288,14 @@ void Daemon::Loop::Handle(const std::string& peer, const zmq::message_t& frame) 
     std::visit(
         [&](auto& content) {
           using Content = std::decay_t<decltype(content)>;
+          // A policy server is there for the jobs: where none is, it keeps nobody waiting.
+          if constexpr (!std::is_same_v<Content, Serve>) asked_ = SteadyClock::now();
           if constexpr (std::is_same_v<Content, Hello>) {
             Take(peer, std::move(content));
           } else if constexpr (std::is_same_v<Content, StatusRequest> ||
                                std::is_same_v<Content, Adjust> ||
-                               std::is_same_v<Content, UsePolicy>) {
+                               std::is_same_v<Content, UsePolicy> ||
+                               std::is_same_v<Content, Serve> || std::is_same_v<Content, Answer>) {
             Take(peer, content);
           } else if constexpr (std::is_same_v<Content, Observation> ||
                                std::is_same_v<Content, ActionReply> ||
@@ -401,18 +411,29 @@ void Daemon::Loop::Store(Live& live, Emission emission) {
     }
     ticket = writer_.Post(std::move(record));
   }
-  if (emission.action) {
-    outgoing_.push_back({ticket, live.tracker.Record().spec.key, std::move(*emission.action)});
-  }
+  const std::string& key = live.tracker.Record().spec.key;
+  if (emission.action) outgoing_.push_back({ticket, key, std::move(*emission.action)});
+  if (emission.question) outgoing_.push_back({ticket, key, std::move(*emission.question)});
 }
 
-// A trial is on disk before its action leaves.
-void Daemon::Loop::SendActions() {
+// What led to a message is on disk before it leaves: the trial of an action, and for a question all
+// that the job's windows earned so far, so that a policy server may look it up.
+void Daemon::Loop::SendDue() {
   const std::uint64_t committed = committed_;
-  while (!outgoing_.empty() && outgoing_.front().ticket <= committed) {
-    const auto job = jobs_.find(outgoing_.front().job_key);
-    if (job != jobs_.end()) Send(job->second.peer, outgoing_.front().action);
-    outgoing_.pop_front();
+  for (; !outgoing_.empty() && outgoing_.front().ticket <= committed; outgoing_.pop_front()) {
+    const auto& [ticket, key, message] = outgoing_.front();
+    const auto job = jobs_.find(key);
+    if (job == jobs_.end()) continue;
+    if (const auto* action = std::get_if<ActionRequest>(&message)) {
+      Send(job->second.peer, *action);
+    } else if (const auto& question = std::get<Question>(message);
+               job->second.tracker.IsOpen(question.id)) {
+      questions_.Ask(
+          question.id, key,
+          SteadyClock::now() + std::chrono::duration_cast<SteadyClock::duration>(
+                                   std::chrono::duration<double>(question.deadline_seconds)));
+      Send(questions_.Peer(), question);
+    }
   }
 }
 
@@ -429,6 +450,8 @@ void Daemon::Loop::Take(const std::string& peer, const StatusRequest& /*request*
     if (status.jobs.size() == kMaxLiveJobs) break;
     status.jobs.push_back(live.tracker.Live());
   }
+  status.external = questions_.Name();
+  status.late_answers = late_answers_;
   Send(peer, status);
 }
 
@@ -458,6 +481,46 @@ void Daemon::Loop::Take(const std::string& peer, const UsePolicy& use) {
   chain_.Use(use.name);
   spdlog::info("policy {} decides from now on", use.name);
   Send(peer, Reply{true, fmt::format("policy {} decides until attuned stops", use.name)});
+}
+
+void Daemon::Loop::Take(const std::string& peer, const Serve& serve) {
+  if (const auto fault = FindNameFault(serve.name)) {
+    throw std::invalid_argument("serve: the name " + *fault);
+  }
+  if (!questions_.Served() || questions_.Peer() != peer) {
+    spdlog::info("policy server '{}' decides for jobs whose policy is external", serve.name);
+  }
+  questions_.Serve(peer, serve.name);
+  chain_.SetServed(true);
+  Send(peer, Serving{options_.heartbeat});
+}
+
+void Daemon::Loop::Take(const std::string& peer, const Answer& answer) {
+  const auto key = questions_.Answer(peer, answer.id);
+  chain_.SetServed(questions_.Served());
+  const auto job = key ? jobs_.find(*key) : jobs_.end();
+  if (job == jobs_.end() || !job->second.tracker.IsOpen(answer.id)) {
+    ++late_answers_;
+    spdlog::debug("an answer to question {} came too late", answer.id);
+    return;
+  }
+  Live& live = job->second;
+  const auto fault = live.tracker.FaultOf(answer);
+  Verdict verdict =
+      Decision{answer.action, answer.why, answer.log_probability, answer.policy_version};
+  if (answer.Declines()) verdict = Decline{answer.why};
+  if (fault) verdict = Decline{"its answer cannot be used: " + *fault};
+  Store(live, live.tracker.Conclude(answer.id, verdict, chain_));
+  if (fault) throw std::invalid_argument(fmt::format("answer to {}: {}", answer.id, *fault));
+}
+
+void Daemon::Loop::CloseOverdue() {
+  for (const auto& [id, key] : questions_.TakeOverdue(SteadyClock::now())) {
+    chain_.SetServed(questions_.Served());
+    const auto job = jobs_.find(key);
+    if (job == jobs_.end()) continue;
+    Store(job->second, job->second.tracker.Conclude(id, Decline{"no answer in time"}, chain_));
+  }
 }
 
 void Daemon::Loop::LoseSilent() {
@@ -490,11 +553,14 @@ void Daemon::Loop::EndIdle() {
 }
 
 std::chrono::milliseconds Daemon::Loop::UntilDeadline() const {
-  if (jobs_.empty() && options_.linger <= 0) return std::chrono::milliseconds(-1);
+  const auto overdue = questions_.NextDeadline();
+  if (jobs_.empty() && options_.linger <= 0 && !overdue) return std::chrono::milliseconds(-1);
   auto oldest = jobs_.empty() ? asked_ : SteadyClock::time_point::max();
   for (const auto& [key, live] : jobs_) oldest = std::min(oldest, live.heard);
   const double patience = jobs_.empty() ? options_.linger : options_.silence;
-  const auto left = oldest + std::chrono::duration<double>(patience) - SteadyClock::now();
+  std::chrono::duration<double> left =
+      oldest + std::chrono::duration<double>(patience) - SteadyClock::now();
+  if (overdue) left = std::min<std::chrono::duration<double>>(left, *overdue - SteadyClock::now());
   return std::max(std::chrono::ceil<std::chrono::milliseconds>(left), std::chrono::milliseconds(0));
 }
 

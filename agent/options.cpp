@@ -11,6 +11,8 @@
 #include <map>
 #include <type_traits>
 
+#include "agent/chain.h"
+
 namespace attune {
 namespace {
 
@@ -39,8 +41,16 @@ const std::vector<Knob>& Table() {
        "",
        0,
        0,
-       {"auto", "keep", "random", "kmeans", "qk_clip", "importance", "grow", "explore", "network"},
-       "who decides; auto: the network where it is fit to, else kmeans, else keep"},
+       {kPolicyNames.begin(), kPolicyNames.end()},
+       "who decides; auto: the network where it is fit to, else kmeans, else keep; external: a "
+       "policy server, and where none answers in time as auto"},
+      {"external-deadline",
+       &Options::external_deadline,
+       "seconds",
+       0.01,
+       3600,
+       {},
+       "that a policy server has to answer; until then the job goes on as it is"},
       {"windows",
        &Options::windows,
        "per job",

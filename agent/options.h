@@ -25,6 +25,7 @@ struct Options {
   double change_budget = 1.0;
   double rollback = 3.0;
   std::uint64_t hold = 4;
+  double external_deadline = 5.0;
   std::string change = "all";
   bool heads_by_lot = false;
   std::string baseline = "warmup";

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 #include "env/anomalies.h"
 #include "env/reward.h"
@@ -25,6 +26,12 @@ Baseline FirstBaseline(const Options& options, std::optional<Baseline> recorded,
     return BaselineFrom(BaselineKind::kWarmUp, past.front().reading.profile);
   }
   return UniformBaseline(heads);
+}
+
+void KeepAll(Trial& trial, std::string why) {
+  trial.decider = "keep";
+  trial.why = std::move(why);
+  trial.action = Action::Keep(trial.state.Heads(), trial.state.Sites());
 }
 
 }  // namespace
@@ -94,6 +101,7 @@ Emission Tracker::Resume(const Hello& hello) {
                     {applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
                      applied ? "" : "lost on the way: the trainer connected anew without it"}});
   }
+  if (hello.setting != setting_) Withdraw("the trainer came back with another setting", emission);
   setting_ = hello.setting;
   if (record_.outcome != Outcome::kRunning) {
     record_.outcome = Outcome::kRunning;
@@ -141,57 +149,108 @@ void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
       AnomaliesRecord{record_.id, FindAnomalies(readings_, site_offsets_, anomaly_options)});
 }
 
-Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
+// The window that just closed as a trial in which nothing is decided yet.
+Trial Tracker::Look(std::uint32_t window) const {
   const WindowReading& now = readings_.back();
-  const WindowReading* before = readings_.size() > 1 ? &readings_[readings_.size() - 2] : nullptr;
-
   Trial trial;
   trial.job = record_.id;
   trial.window = window;
   trial.step = now.last_step;
   trial.loss = now.loss;
   trial.imbalance = now.imbalance;
-  trial.state = MakeState(record_.spec, setting_, now, before, readings_.front(),
+  trial.state = MakeState(record_.spec, setting_, now, Before(), readings_.front(),
                           static_cast<std::size_t>(options_.windows));
   trial.mask = OpenChoices();
   trial.setting = setting_;
+  return trial;
+}
 
-  const auto keep = [&](std::string why) {
-    trial.decider = "keep";
-    trial.why = std::move(why);
-    trial.action = Action::Keep(trial.state.Heads(), trial.state.Sites());
-  };
-  if (pending_) {
-    keep(fmt::format("action {} is not answered yet", pending_->id));
-    return trial;
-  }
-  const auto ruling = governor_.Rule(window, progress, now, curve_);
+const WindowReading* Tracker::Before() const {
+  return readings_.size() > 1 ? &readings_[readings_.size() - 2] : nullptr;
+}
+
+void Tracker::Decide(Trial trial, double progress, bool may_ask, Chain& chain, Emission& emission) {
+  const auto ruling = pending_ ? Governor::Ruling(Governor::Keep{
+                                     fmt::format("action {} is not answered yet", pending_->id)})
+                               : governor_.Rule(trial.window, progress, readings_.back(), curve_);
   if (const auto* rollback = std::get_if<Governor::Rollback>(&ruling)) {
     trial.decider = "governor";
     trial.why = rollback->why;
     trial.setting = rollback->setting;
   } else if (const auto* kept = std::get_if<Governor::Keep>(&ruling)) {
-    keep(kept->why);
+    KeepAll(trial, kept->why);
+  } else if (!chain.AsksOutside(record_.spec)) {
+    Choose(trial, progress, chain, Decline{"no policy server can be asked"});
+  } else if (!may_ask) {
+    Choose(trial, progress, chain, Decline{"the window before it was not answered in time"});
   } else {
-    const Situation situation{record_.spec, setting_,   now,      before,
-                              trial.state,  trial.mask, progress, window};
-    Chain::Choice choice = chain.Decide(situation, random_);
-    if (options_.heads_by_lot) {
-      std::uniform_real_distribution<float> lot(0, 1);
-      for (float& score : choice.decision.action.score) score = lot(random_);
-    }
-    std::string note;
-    Action action =
-        governor_.Limit(record_.spec.topology, setting_, std::move(choice.decision.action), note);
-    trial.setting = Apply(record_.spec.topology, setting_, action);
-    // What was cut or drawn by lot is no longer the policy's own choice: nobody learns from it.
-    if (note.empty() && !options_.heads_by_lot) trial.action = std::move(action);
-    trial.decider = std::move(choice.decider);
-    trial.why = choice.decision.why + note;
-    trial.policy_version = choice.decision.policy_version;
-    trial.log_probability = choice.decision.log_probability;
+    emission.question = MakeQuestion(trial, progress);
+    asked_ = {std::move(trial), progress};
+    return;
   }
-  return trial;
+  Issue(std::move(trial), emission);
+}
+
+void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside) {
+  const Situation situation{record_.spec, setting_,   readings_.back(), Before(),
+                            trial.state,  trial.mask, progress,         trial.window};
+  Chain::Choice choice = chain.Decide(situation, random_, outside);
+  if (options_.heads_by_lot) {
+    std::uniform_real_distribution<float> lot(0, 1);
+    for (float& score : choice.decision.action.score) score = lot(random_);
+  }
+  std::string note;
+  Action action =
+      governor_.Limit(record_.spec.topology, setting_, std::move(choice.decision.action), note);
+  trial.setting = Apply(record_.spec.topology, setting_, action);
+  // What was cut or drawn by lot is no longer the policy's own choice: nobody learns from it.
+  if (note.empty() && !options_.heads_by_lot) trial.action = std::move(action);
+  trial.decider = std::move(choice.decider);
+  trial.why = choice.decision.why + note;
+  trial.policy_version = choice.decision.policy_version;
+  trial.log_probability = choice.decision.log_probability;
+}
+
+Question Tracker::MakeQuestion(const Trial& trial, double progress) const {
+  return {.id = trial.id,
+          .deadline_seconds = options_.external_deadline,
+          .job = record_.id,
+          .key = record_.spec.key,
+          .window = trial.window,
+          .step = trial.step,
+          .progress = progress,
+          .loss = trial.loss,
+          .imbalance = trial.imbalance,
+          .topology = record_.spec.topology,
+          .setting = setting_,
+          .tokens = trial.state.tokens,
+          .mask = trial.mask};
+}
+
+std::optional<std::string> Tracker::FaultOf(const Answer& answer) const {
+  if (answer.Declines()) return std::nullopt;
+  if (auto fault = FindFault(answer.action, asked_->trial.mask)) return fault;
+  if (!(answer.log_probability <= 0) || !std::isfinite(answer.log_probability)) {
+    return fmt::format("log_probability {} is not a finite number up to 0", answer.log_probability);
+  }
+  return std::nullopt;
+}
+
+Emission Tracker::Conclude(std::uint64_t id, const Verdict& outside, Chain& chain) {
+  Emission emission;
+  if (!IsOpen(id)) return emission;
+  Asked asked = *std::exchange(asked_, std::nullopt);
+  Choose(asked.trial, asked.progress, chain, outside);
+  Issue(std::move(asked.trial), emission);
+  return emission;
+}
+
+// The open question, if there is one, will not be heard: its window keeps what there is.
+void Tracker::Withdraw(const char* why, Emission& emission) {
+  if (!asked_) return;
+  Trial trial = std::exchange(asked_, std::nullopt)->trial;
+  KeepAll(trial, fmt::format("external: {}", why));
+  Issue(std::move(trial), emission);
 }
 
 ActionMask Tracker::OpenChoices() const {
@@ -261,11 +320,13 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   if (full <= window_) return emission;
   const std::uint32_t window = full - 1;  // the last one that is full
   window_ = full;
+  const bool answered = !asked_;
+  Withdraw("no answer before the next window had closed", emission);
   CloseWindow(window, emission);
   if (full == windows) return emission;  // nothing is left to decide
-  Trial trial = Decide(window, progress, chain);
+  Trial trial = Look(window);
   trial.id = ++trial_id;
-  Issue(std::move(trial), emission);
+  Decide(std::move(trial), progress, answered, chain, emission);
   return emission;
 }
 
@@ -288,6 +349,7 @@ Emission Tracker::Take(const ActionReply& reply) {
 
 Emission Tracker::Take(const Bye& bye, double now) {
   Emission emission;
+  Withdraw("no answer before the job ended", emission);
   if (!meter_.Empty()) CloseWindow(window_++, emission);
   if (bye.validation_loss && !readings_.empty()) {
     Reward(FinalCorrection(readings_.back().loss, *bye.validation_loss), emission);
@@ -373,6 +435,7 @@ Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
   trial.decider = "hand";
   trial.why = "adjusted by hand";
   Emission emission;
+  Withdraw("no answer before a person adjusted the job", emission);
   Issue(std::move(trial), emission);
   return emission;
 }

@@ -18,11 +18,12 @@
 
 namespace attune {
 
-// What a message led to. The records are stored in order; the action leaves once the last of them
-// is on disk.
+// What a message led to. The records are stored in order; the action, or the question to a policy
+// server, leaves once the last of them is on disk.
 struct Emission {
   std::vector<Record> records;
   std::optional<ActionRequest> action;
+  std::optional<Question> question;
 };
 
 class Tracker {
@@ -46,6 +47,14 @@ class Tracker {
   [[nodiscard]] Emission Take(const Bye& bye, double now);
   // A person changes the setting. Throws std::invalid_argument, saying what cannot be done.
   [[nodiscard]] Emission Take(const Adjust& adjust, std::uint64_t& trial_id);
+  // Question `id` has an answer, or it is clear that it will have none: `outside` says which.
+  // Nothing comes of a question that is not open (IsOpen).
+  [[nodiscard]] Emission Conclude(std::uint64_t id, const Verdict& outside, Chain& chain);
+  // Whether an answer to question `id` would still be heard. A question ends with the window behind
+  // it, with the job, and when the setting that it was about changes.
+  [[nodiscard]] bool IsOpen(std::uint64_t id) const { return asked_ && asked_->trial.id == id; }
+  // What makes an answer to the open question unusable, or nothing.
+  [[nodiscard]] std::optional<std::string> FaultOf(const Answer& answer) const;
   // The job fell silent.
   [[nodiscard]] Emission Lose(double now);
 
@@ -55,7 +64,12 @@ class Tracker {
 
  private:
   void CloseWindow(std::uint32_t window, Emission& emission);
-  [[nodiscard]] Trial Decide(std::uint32_t window, double progress, Chain& chain);
+  [[nodiscard]] const WindowReading* Before() const;  // the last but one; null: there is none
+  [[nodiscard]] Trial Look(std::uint32_t window) const;
+  void Decide(Trial trial, double progress, bool may_ask, Chain& chain, Emission& emission);
+  void Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside);
+  [[nodiscard]] Question MakeQuestion(const Trial& trial, double progress) const;
+  void Withdraw(const char* why, Emission& emission);
   [[nodiscard]] ActionMask OpenChoices() const;
   void Issue(Trial trial, Emission& emission);
   void Reward(double correction, Emission& emission) const;
@@ -75,6 +89,11 @@ class Tracker {
   std::uint64_t last_trial_ = 0;         // waits for its reward; 0: none
   std::size_t last_trial_readings_ = 0;  // readings there were when it was decided
   std::optional<Trial> pending_;         // sent, not answered
+  struct Asked {
+    Trial trial;  // but for what the answer will decide
+    double progress;
+  };
+  std::optional<Asked> asked_;  // the question that waits for a policy server
   std::uint64_t trials_ = 0;
   std::uint64_t dropped_ = 0;
   std::string last_action_, last_decider_;

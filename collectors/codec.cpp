@@ -19,8 +19,9 @@ static_assert(std::endian::native == std::endian::little, "float arrays travel l
 
 // In the order of Message.
 constexpr std::array<std::string_view, std::variant_size_v<Message>> kNames = {
-    "Hello", "Welcome",       "Observation", "ActionRequest", "ActionReply", "Heartbeat", "Bye",
-    "Error", "StatusRequest", "Status",      "Adjust",        "UsePolicy",   "Reply"};
+    "Hello", "Welcome", "Observation",   "ActionRequest", "ActionReply", "Heartbeat",
+    "Bye",   "Error",   "StatusRequest", "Status",        "Adjust",      "UsePolicy",
+    "Reply", "Serve",   "Serving",       "Question",      "Answer"};
 
 // The messages nest to depth 3; the rest is room for fields to come.
 constexpr std::size_t kMaxDepth = 8;
@@ -150,6 +151,8 @@ void Fields(Archive& a, In<Archive, Status>& m) {
   a.Integer("policy_version", m.policy_version);
   a.Integer("errors", m.errors);
   a.List("jobs", m.jobs, kMaxLiveJobs);
+  a.Line("external", m.external);
+  a.Integer("late_answers", m.late_answers);
 }
 
 template <class Archive>
@@ -171,6 +174,45 @@ template <class Archive>
 void Fields(Archive& a, In<Archive, Reply>& m) {
   a.Flag("ok", m.ok);
   a.Line("text", m.text);
+}
+
+template <class Archive>
+void Fields(Archive& a, In<Archive, Serve>& m) {
+  a.Text("name", m.name, kMaxNameBytes);
+}
+
+template <class Archive>
+void Fields(Archive& a, In<Archive, Serving>& m) {
+  a.Real("heartbeat_seconds", m.heartbeat_seconds);
+}
+
+template <class Archive>
+void Fields(Archive& a, In<Archive, Question>& m) {
+  a.Integer("id", m.id);
+  a.Real("deadline_seconds", m.deadline_seconds);
+  a.Integer("job", m.job);
+  a.Text("key", m.key, kMaxNameBytes);
+  a.Integer("window", m.window);
+  a.Integer("step", m.step);
+  a.Real("progress", m.progress);
+  a.Real("loss", m.loss);
+  a.Real("imbalance", m.imbalance);
+  a.List("sites", m.topology.sites, kMaxSites);
+  SettingFields(a, m.setting);
+  a.Floats("tokens", m.tokens, kMaxHeads * kTokenFeatures);
+  a.Masks("scale_open", m.mask.scale, kMaxHeads);
+  a.Masks("count_open", m.mask.count, kMaxSites);
+}
+
+template <class Archive>
+void Fields(Archive& a, In<Archive, Answer>& m) {
+  a.Integer("id", m.id);
+  a.Choices("scale", m.action.scale, kMaxHeads, kScaleChoices);
+  a.Choices("count", m.action.count, kMaxSites, kCountChoices);
+  a.Floats("score", m.action.score, kMaxHeads);
+  a.Real("log_probability", m.log_probability);
+  a.Integer("policy_version", m.policy_version);
+  a.Line("why", m.why);
 }
 
 // The bytes of a text cut to the limit, never inside a UTF-8 sequence.
@@ -236,6 +278,25 @@ class Writer {
     }
     PackBin(values.data(), values.size());
   }
+  // A mask of N for each element.
+  template <std::size_t N>
+  void Masks(std::string_view name, const std::vector<std::array<std::uint8_t, N>>& values,
+             std::size_t limit) {
+    CheckLength(name, values.size(), limit, "rows");
+    Mask(name, Flat(values), limit * N);
+  }
+  // One byte each, below `choices`.
+  template <class T>
+  void Choices(std::string_view name, const std::vector<T>& values, std::size_t limit,
+               std::size_t choices) {
+    static_assert(sizeof(T) == 1);
+    CheckLength(name, values.size(), limit, "bytes");
+    if (std::ranges::any_of(values, [&](T value) { return Number(value) >= choices; })) {
+      throw std::invalid_argument(Of(name) + " holds a choice that is none of the " +
+                                  std::to_string(choices));
+    }
+    PackBin(values.data(), values.size());
+  }
   template <class T>
   void List(std::string_view name, const std::vector<T>& values, std::size_t limit) {
     CheckLength(name, values.size(), limit, "elements");
@@ -261,6 +322,14 @@ class Writer {
   template <class E>
   static std::uint64_t Number(E value) {
     return static_cast<std::uint64_t>(value);
+  }
+
+  template <std::size_t N>
+  static std::vector<std::uint8_t> Flat(const std::vector<std::array<std::uint8_t, N>>& rows) {
+    std::vector<std::uint8_t> flat;
+    flat.reserve(rows.size() * N);
+    for (const auto& row : rows) flat.insert(flat.end(), row.begin(), row.end());
+    return flat;
   }
 
   msgpack::packer<Bytes> Next() {
@@ -394,6 +463,33 @@ class Reader {
     if (wrong != out.end()) {
       Fail(name, "holds " + std::to_string(*wrong) + " at place " +
                      std::to_string(wrong - out.begin()) + " where only 0 and 1 may stand");
+    }
+  }
+  template <std::size_t N>
+  void Masks(std::string_view name, std::vector<std::array<std::uint8_t, N>>& out,
+             std::size_t limit) {
+    std::vector<std::uint8_t> flat;
+    Mask(name, flat, limit * N);
+    if (flat.size() % N != 0) {
+      Fail(name, "is " + std::to_string(flat.size()) + " bytes, which is no whole number of " +
+                     std::to_string(N));
+    }
+    out.resize(flat.size() / N);
+    for (std::size_t i = 0; i < flat.size(); ++i) out[i / N][i % N] = flat[i];
+  }
+  template <class T>
+  void Choices(std::string_view name, std::vector<T>& out, std::size_t limit, std::size_t choices) {
+    static_assert(sizeof(T) == 1);
+    const std::span<const char> bytes = Binary(name);
+    CheckLength(name, bytes.size(), limit, "bytes");
+    out.clear();
+    for (const char byte : bytes) {
+      const auto choice = static_cast<std::uint8_t>(byte);
+      if (choice >= choices) {
+        Fail(name, "holds " + std::to_string(choice) + " at place " + std::to_string(out.size()) +
+                       " where 0 to " + std::to_string(choices - 1) + " may stand");
+      }
+      out.push_back(static_cast<T>(choice));
     }
   }
   template <class T>

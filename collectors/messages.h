@@ -1,5 +1,5 @@
-// The messages between trainers, the command line and the daemon, as values. PROTOCOL.md says in
-// what order they go; codec.h turns them into bytes.
+// The messages between trainers, policy servers, the command line and the daemon, as values.
+// PROTOCOL.md says in what order they go; codec.h turns them into bytes.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,11 @@
 #include <variant>
 #include <vector>
 
+#include "env/action.h"
 #include "env/job.h"
 #include "env/observation.h"
 #include "env/setting.h"
+#include "env/state.h"
 #include "env/trial.h"
 
 namespace attune {
@@ -102,6 +104,8 @@ struct Status {
   std::uint64_t policy_version = 0;  // of the network; 0 when it has not learned yet
   std::uint64_t errors = 0;          // error replies sent
   std::vector<LiveJob> jobs;
+  std::string external;            // the policy server that is asked; empty: none
+  std::uint64_t late_answers = 0;  // of policy servers, to questions that were no longer open
 };
 
 // Command line → daemon: change a live job by hand. Answered by Reply.
@@ -124,8 +128,51 @@ struct Reply {
   std::string text;  // what was done, or why not
 };
 
+// Policy server → daemon: I decide for jobs whose policy is external. Again every
+// `heartbeat_seconds`. Answered by Serving.
+struct Serve {
+  std::string name;  // for people; a name (FindNameFault)
+};
+
+struct Serving {
+  double heartbeat_seconds = 0;  // say Serve at least this often
+};
+
+// Daemon → policy server: a window has closed, what is to be done? The trial is decided without the
+// server once `deadline_seconds` are over.
+struct Question {
+  std::uint64_t id = 0;  // of the trial that the answer makes
+  double deadline_seconds = 0;
+  std::uint64_t job = 0;  // id in the store
+  std::string key;        // of the job
+  std::uint32_t window = 0;
+  std::uint64_t step = 0;
+  double progress = 0;   // of the budget, [0, 1]
+  double loss = 0;       // smoothed, at the window's end, nats
+  double imbalance = 0;  // of the window
+  Topology topology;
+  Setting setting;            // in force
+  std::vector<float> tokens;  // [heads × kTokenFeatures], row-major: env/state.h
+  ActionMask mask;            // what is open
+};
+
+// Policy server → daemon: what is to be done. Without choices it declines, and whoever stands
+// behind it decides.
+struct Answer {
+  std::uint64_t id = 0;              // of the question
+  Action action;                     // all of it empty: declines
+  float log_probability = 0;         // of the action under the policy; 0 for deterministic ones
+  std::uint64_t policy_version = 0;  // 0 for rules
+  std::string why;                   // one line for a person
+
+  [[nodiscard]] bool Declines() const {
+    return action.scale.empty() && action.count.empty() && action.score.empty();
+  }
+};
+
 // The position in this list is the message's type on the wire: only ever add at the end.
-using Message = std::variant<Hello, Welcome, Observation, ActionRequest, ActionReply, Heartbeat,
-                             Bye, Error, StatusRequest, Status, Adjust, UsePolicy, Reply>;
+using Message =
+    std::variant<Hello, Welcome, Observation, ActionRequest, ActionReply, Heartbeat, Bye, Error,
+                 StatusRequest, Status, Adjust, UsePolicy, Reply, Serve, Serving, Question, Answer>;
 
 }  // namespace attune

@@ -121,42 +121,53 @@ void SelectHeads(std::span<std::uint8_t> active, std::span<const float> score, s
   for (std::size_t rank = 0; rank < order.size(); ++rank) active[order[rank]] = rank < count;
 }
 
-Setting Apply(const Topology& topology, const Setting& setting, const Action& action) {
-  const ActionMask mask = MaskOf(topology, setting);
+std::optional<std::string> FindFault(const Action& action, const ActionMask& mask) {
   const std::size_t heads = mask.scale.size();
   const std::size_t sites = mask.count.size();
   if (action.scale.size() != heads || action.score.size() != heads ||
       action.count.size() != sites) {
-    throw std::invalid_argument("action: its sizes are not the topology's " +
-                                std::to_string(heads) + " heads and " + std::to_string(sites) +
-                                " sites");
-  }
-  Setting next = setting;
-  std::size_t first = 0;
-  for (std::size_t s = 0; s < sites; ++s) {
-    const auto choice = static_cast<std::size_t>(action.count[s]);
-    if (choice >= kCountChoices || mask.count[s][choice] == 0) {
-      throw std::invalid_argument("action: count choice " + std::to_string(choice) + " of site '" +
-                                  topology.sites[s].name + "' is not open; choose by the mask");
-    }
-    const std::size_t site_heads = topology.sites[s].heads;
-    const auto active = std::span(next.active).subspan(first, site_heads);
-    const auto score = std::span(action.score).subspan(first, site_heads);
-    if (action.count[s] != CountChange::kKeep) {
-      if (std::any_of(score.begin(), score.end(), [](float x) { return std::isnan(x); })) {
-        throw std::invalid_argument("action: a head's score in site '" + topology.sites[s].name +
-                                    "' is not a number; give finite scores");
-      }
-      SelectHeads(active, score, ChangedCount(CountActive(active), action.count[s], site_heads));
-    }
-    first += site_heads;
+    return "it has " + std::to_string(action.scale.size()) + " scale choices, " +
+           std::to_string(action.count.size()) + " count choices and " +
+           std::to_string(action.score.size()) + " scores for " + std::to_string(heads) +
+           " heads and " + std::to_string(sites) + " sites";
   }
   for (std::size_t head = 0; head < heads; ++head) {
     const std::size_t choice = action.scale[head];
     if (choice >= kScaleChoices || mask.scale[head][choice] == 0) {
-      throw std::invalid_argument("action: scale choice " + std::to_string(choice) + " of head " +
-                                  std::to_string(head) + " is not open; choose by the mask");
+      return "scale choice " + std::to_string(choice) + " of head " + std::to_string(head) +
+             " is not open; choose by the mask";
     }
+    if (!std::isfinite(action.score[head])) {
+      return "the score of head " + std::to_string(head) + " is not finite";
+    }
+  }
+  for (std::size_t site = 0; site < sites; ++site) {
+    const auto choice = static_cast<std::size_t>(action.count[site]);
+    if (choice >= kCountChoices || mask.count[site][choice] == 0) {
+      return "count choice " + std::to_string(choice) + " of site " + std::to_string(site) +
+             " is not open; choose by the mask";
+    }
+  }
+  return std::nullopt;
+}
+
+Setting Apply(const Topology& topology, const Setting& setting, const Action& action) {
+  if (const auto fault = FindFault(action, MaskOf(topology, setting))) {
+    throw std::invalid_argument("action: " + *fault);
+  }
+  Setting next = setting;
+  std::size_t first = 0;
+  for (std::size_t s = 0; s < topology.sites.size(); ++s) {
+    const std::size_t site_heads = topology.sites[s].heads;
+    const auto active = std::span(next.active).subspan(first, site_heads);
+    const auto score = std::span(action.score).subspan(first, site_heads);
+    if (action.count[s] != CountChange::kKeep) {
+      SelectHeads(active, score, ChangedCount(CountActive(active), action.count[s], site_heads));
+    }
+    first += site_heads;
+  }
+  for (std::size_t head = 0; head < next.scale.size(); ++head) {
+    const std::size_t choice = action.scale[head];
     if (next.active[head] != 0 && choice != kKeepScale) {
       next.scale[head] =
           std::clamp(setting.scale[head] * kScaleFactors[choice], kMinScale, kMaxScale);

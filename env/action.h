@@ -4,7 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -60,8 +62,12 @@ struct ActionMask {
 // already does (at two heads, minus one is halve): of two equal changes the larger name stays.
 [[nodiscard]] ActionMask MaskOf(const Topology& topology, const Setting& setting);
 
-// The setting that the action leads to. Throws std::invalid_argument if sizes differ or a choice is
-// masked out by MaskOf.
+// What makes the action unusable where `mask` says what is open (sizes, a closed choice, a score
+// that is not finite), in one line that names the head or the site by its number, or nothing.
+[[nodiscard]] std::optional<std::string> FindFault(const Action& action, const ActionMask& mask);
+
+// The setting that the action leads to. Throws std::invalid_argument where FindFault finds one
+// under MaskOf(topology, setting).
 [[nodiscard]] Setting Apply(const Topology& topology, const Setting& setting, const Action& action);
 
 // Keeps the `count` heads of highest score of one site; equal scores: the lower index first. Heads

@@ -66,6 +66,8 @@ int ShowStatus(const std::vector<std::string>& words) {
         {"policy", status.policy},
         {"policy_version", status.policy_version},
         {"errors", status.errors},
+        {"external", status.external},
+        {"late_answers", status.late_answers},
         {"jobs", nlohmann::json::parse(table.Render(Format::kJson))},
     };
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -76,6 +78,11 @@ int ShowStatus(const std::vector<std::string>& words) {
         "attuned {} (process {}), up {:.0f} s, policy {}, network version {}, {} errors\n{}\n\n",
         status.version, status.pid, status.uptime_seconds, status.policy, status.policy_version,
         status.errors, status.state_directory);
+    if (!status.external.empty() || status.late_answers > 0) {
+      fmt::print("policy server {}, {} late answers\n\n",
+                 status.external.empty() ? "none" : Printable(status.external),
+                 status.late_answers);
+    }
     if (table.Empty()) {
       fmt::print("no job is running\n");
       return kOk;
@@ -118,6 +125,7 @@ int Policy(const std::vector<std::string>& words) {
        {"keep", "random", "kmeans", "qk_clip", "importance", "grow", "explore"}) {
     table.Add({rule, 0, nullptr, 0, "", "a rule; see policies/README.md"});
   }
+  table.Add({"external", 0, nullptr, 0, "", "a policy server; see policies/README.md"});
   if (std::filesystem::exists(arguments.paths.Store())) {
     for (const PolicyRecord& policy : OpenHistory(arguments.paths).Policies()) {
       table.Add({policy.name, policy.version, UtcTime(policy.created), policy.trials, policy.path,

@@ -2,6 +2,7 @@
 #include "agent/sweep/spec.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <toml++/toml.h>
 
 #include <algorithm>
@@ -177,10 +178,8 @@ void CheckParameter(const Section& section, const toml::node& at, const std::str
   if (name != "policy") return;
   if (!value.is_string() ||
       (!IsPolicy(value.get<std::string>()) && !spec.variants.contains(value.get<std::string>()))) {
-    section.Fail(at.source(),
-                 fmt::format("there is no policy {}; use auto, keep, kmeans, network, "
-                             "qk_clip, importance, grow, random, explore, untuned or a [variant]",
-                             value.dump()));
+    section.Fail(at.source(), fmt::format("there is no policy {}; use {}, untuned or a [variant]",
+                                          value.dump(), fmt::join(kPolicyNames, ", ")));
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -28,8 +29,8 @@ using namespace std::chrono_literals;
 class Running {
  public:
   explicit Running(const std::filesystem::path& directory, const std::string& policy = "keep",
-                   const std::string& listen = "")
-      : options_(Make(directory, policy, listen)),
+                   const std::string& listen = "", double external_deadline = 60)
+      : options_(Make(directory, policy, listen, external_deadline)),
         paths_(Paths::Find(options_)),
         daemon_(options_, paths_, nullptr, [this] { return options_; }),
         thread_([this] { daemon_.Run(); }) {}
@@ -48,8 +49,9 @@ class Running {
 
  private:
   static Options Make(const std::filesystem::path& directory, const std::string& policy,
-                      const std::string& listen) {
+                      const std::string& listen, double external_deadline) {
     Options options;
+    options.external_deadline = external_deadline;
     options.state_directory = directory.string();
     options.windows = 10;
     options.policy = policy;
@@ -328,6 +330,146 @@ TEST_CASE("a second daemon of the same state directory is refused") {
   options.state_directory = directory.string();
   CHECK_THROWS_WITH(Daemon(options, Paths::Find(options), nullptr, [&] { return options; }),
                     Contains("held by another attuned"));
+}
+
+// A job of policy external whose first window has closed; behind its observations all is taken.
+void FillWindow(Trainer& trainer, const Hello& hello) {
+  trainer.Say(hello);
+  static_cast<void>(trainer.Hear<Welcome>());
+  for (std::uint64_t step = 1; step <= 10; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+}
+
+TEST_CASE("a policy server decides: it is asked, answers, and the trainer is told") {
+  const Running daemon(TemporaryDirectory(), "external");
+  Trainer server(daemon.Endpoint());
+  server.Say(Serve{"halver"});
+  CHECK(server.Hear<Serving>().heartbeat_seconds == 5.0);
+  CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).external == "halver");
+  Trainer trainer(daemon.Endpoint());
+  FillWindow(trainer, test::SmallJob());
+  const auto question = server.Hear<Question>();
+  CHECK(question.key == "key");
+  // All that led to it is on disk.
+  CHECK(daemon.History().Observations(question.job).size() == 1);
+
+  Answer answer{question.id, Action::Keep(8, 2), -0.25F, 7, "half is enough"};
+  answer.action.count[0] = CountChange::kHalve;
+  SECTION("its choices become an action") {
+    server.Say(answer);
+    const auto action = trainer.Hear<ActionRequest>();
+    CHECK(action.id == question.id);
+    CHECK(CountActive(action.setting.active) == 6);
+    const auto trial = daemon.History().FindTrial(action.id);
+    REQUIRE(trial);
+    CHECK(trial->decider == "external");
+    CHECK(trial->why == "half is enough");
+    CHECK(trial->policy_version == 7);
+  }
+  SECTION("without choices those behind it decide") {
+    server.Say(Answer{question.id, {}, 0, 0, "never saw such a job"});
+    while (!daemon.History().FindTrial(question.id)) std::this_thread::yield();
+    const auto trial = daemon.History().FindTrial(question.id);
+    CHECK(trial->decider == "kmeans");
+    CHECK_THAT(trial->why, Contains("external: never saw such a job"));
+  }
+  SECTION("an answer that cannot be used is refused, and those behind it decide") {
+    answer.action.count[1] = CountChange::kDouble;
+    server.Say(answer);
+    const auto error = server.Hear<Error>();
+    CHECK(error.code == ErrorCode::kUnusable);
+    CHECK_THAT(error.text, Contains("count choice 4 of site 1"));
+    while (!daemon.History().FindTrial(question.id)) std::this_thread::yield();
+    CHECK_THAT(daemon.History().FindTrial(question.id)->why, Contains("cannot be used"));
+  }
+  SECTION("bytes that are no answer leave the question open") {
+    server.SayBytes("decide for yourself");
+    CHECK(server.Hear<Error>().code == ErrorCode::kMalformed);
+    server.Say(answer);
+    CHECK(trainer.Hear<ActionRequest>().id == question.id);
+  }
+  SECTION("another's answer is not heard") {
+    Trainer stranger(daemon.Endpoint());
+    stranger.Say(answer);
+    stranger.Say(Serve{""});
+    CHECK(stranger.Hear<Error>().code == ErrorCode::kUnusable);  // the answer was taken before it
+    CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).late_answers == 1);
+    CHECK_FALSE(daemon.History().FindTrial(question.id));
+  }
+}
+
+TEST_CASE("a policy server that is late is not waited for, and is asked again once it speaks") {
+  const Running daemon(TemporaryDirectory(), "external", "", 0.01);
+  Trainer server(daemon.Endpoint());
+  server.Say(Serve{"slow"});
+  static_cast<void>(server.Hear<Serving>());
+  const Hello hello = test::SmallJob();
+  Trainer trainer(daemon.Endpoint());
+  FillWindow(trainer, hello);
+  const auto question = server.Hear<Question>();
+  while (!daemon.History().FindTrial(question.id)) std::this_thread::yield();
+  const auto trial = daemon.History().FindTrial(question.id);
+  CHECK(trial->decider == "kmeans");
+  CHECK_THAT(trial->why, Contains("external: no answer in time"));
+  CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).external.empty());
+
+  server.Say(Answer{question.id, Action::Keep(8, 2), 0, 0, "sorry"});
+  server.Say(Serve{"slow"});
+  static_cast<void>(server.Hear<Serving>());
+  const auto status = std::get<Status>(daemon.Ask(StatusRequest{}));
+  CHECK(status.late_answers == 1);
+  CHECK(status.external == "slow");
+  for (std::uint64_t step = 11; step <= 20; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+  CHECK(server.Hear<Question>().window == 1);
+}
+
+TEST_CASE("a job goes on when its policy server has died") {
+  const Running daemon(TemporaryDirectory(), "external", "", 0.01);
+  {
+    Trainer server(daemon.Endpoint());
+    server.Say(Serve{"short-lived"});
+    static_cast<void>(server.Hear<Serving>());
+  }
+  const Hello hello = test::SmallJob();
+  Trainer trainer(daemon.Endpoint());
+  FillWindow(trainer, hello);
+  while (!daemon.History().FindTrial(1)) std::this_thread::yield();
+  for (std::uint64_t step = 11; step <= 20; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+  while (!daemon.History().FindTrial(2)) std::this_thread::yield();
+  CHECK_THAT(daemon.History().FindTrial(1)->why, Contains("no answer in time"));
+  CHECK_THAT(daemon.History().FindTrial(2)->why, Contains("no policy server can be asked"));
+}
+
+TEST_CASE("a policy server alone does not keep a daemon that is to end when nobody needs it") {
+  Options options;
+  options.state_directory = TemporaryDirectory().string();
+  options.policy = "external";
+  options.linger = 0.05;
+  const Paths paths = Paths::Find(options);
+  Daemon daemon(options, paths, nullptr, [&] { return options; });
+  std::atomic<bool> ended{false};
+  std::thread thread([&] {
+    daemon.Run();
+    ended = true;
+  });
+  zmq::context_t context(1);
+  zmq::socket_t server(context, zmq::socket_type::dealer);
+  server.set(zmq::sockopt::linger, 0);
+  server.connect(paths.Endpoint());
+  bool answered = false;
+  while (!ended) {
+    static_cast<void>(server.send(zmq::buffer(Encode(Serve{"eager"})), zmq::send_flags::dontwait));
+    zmq::message_t frame;
+    answered |= server.recv(frame, zmq::recv_flags::dontwait).has_value();
+    std::this_thread::yield();
+  }
+  thread.join();
+  CHECK(answered);
 }
 
 TEST_CASE("the policy is changed by name while jobs run") {

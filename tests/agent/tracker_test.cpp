@@ -151,6 +151,148 @@ TEST_CASE("choices that the governor cut are in force but nobody's to learn from
   CHECK(trial.decider == "random");
 }
 
+Options External() {
+  Options options = TenWindows();
+  options.policy = "external";
+  return options;
+}
+
+// A job whose first window has closed and whose policy server was asked about it.
+struct Asked : Bench {
+  Asked() : Bench(External()) {
+    chain.SetServed(true);
+    for (std::uint64_t step = 1; step < 10; ++step) Step(step, 5.0);
+    question = Step(10, 5.0).question;
+    REQUIRE(question);
+  }
+  // The trial that the question ended in.
+  Trial Conclude(const Verdict& verdict) {
+    const Emission emission = tracker.Conclude(question->id, verdict, chain);
+    REQUIRE(emission.records.size() == 1);
+    action = emission.action;
+    return std::get<Trial>(emission.records.front());
+  }
+  std::optional<Question> question;
+  std::optional<ActionRequest> action;
+};
+
+TEST_CASE("a policy server is asked at a window's end, and the job goes on until it answers") {
+  Asked asked;
+  CHECK(asked.question->id == 1);
+  CHECK(asked.question->window == 0);
+  CHECK(asked.question->step == 10);
+  CHECK(asked.question->progress == Approx(0.1));
+  CHECK(asked.question->deadline_seconds == External().external_deadline);
+  CHECK(asked.question->tokens.size() == 8 * kTokenFeatures);
+  CHECK(asked.question->mask == MaskOf(asked.question->topology, asked.setting));
+  CHECK(asked.Of<Trial>().empty());
+  CHECK(asked.Step(11, 5.0).records.empty());
+
+  Action action = Action::Keep(8, 2);
+  action.count[1] = CountChange::kHalve;
+  action.score = {0, 0, 0, 0, 1, 2, 3, 4};
+  const Trial trial = asked.Conclude(Decision{action, "half is enough", -0.5F, 3});
+  CHECK(trial.id == 1);
+  CHECK(trial.decider == "external");
+  CHECK(trial.why == "half is enough");
+  CHECK(trial.log_probability == -0.5F);
+  CHECK(trial.policy_version == 3);
+  CHECK(trial.action == action);
+  REQUIRE(asked.action);
+  CHECK(asked.action->setting.active == std::vector<std::uint8_t>{1, 1, 1, 1, 0, 0, 1, 1});
+  CHECK_FALSE(asked.tracker.IsOpen(1));
+}
+
+TEST_CASE("where no policy server can be asked those behind it decide at once") {
+  Bench bench(External());
+  for (std::uint64_t step = 1; step <= 10; ++step) bench.Step(step, 5.0);
+  const Trial trial = bench.Of<Trial>().at(0);
+  CHECK(trial.decider == "kmeans");
+  CHECK_THAT(trial.why, Contains("external: no policy server can be asked; network: none"));
+}
+
+TEST_CASE("a question without an answer is decided by those behind the policy server") {
+  Asked asked;
+  const Trial trial = asked.Conclude(Decline{"no answer in time"});
+  CHECK(trial.decider == "kmeans");
+  CHECK(trial.step == 10);
+  CHECK_THAT(trial.why, Contains("external: no answer in time"));
+  CHECK(asked.tracker.Conclude(1, Decision{}, asked.chain).records.empty());  // too late
+}
+
+TEST_CASE("answers that cannot be used are told by what is wrong") {
+  const Asked asked;
+  Answer answer{1, Action::Keep(8, 2), 0, 0, ""};
+  CHECK_FALSE(asked.tracker.FaultOf(answer));
+  CHECK_FALSE(asked.tracker.FaultOf(Answer{1, {}, 0, 0, "not my kind of job"}));
+  SECTION("wrong sizes") {
+    answer.action = Action::Keep(7, 2);
+    CHECK_THAT(*asked.tracker.FaultOf(answer), Contains("7 scale choices") && Contains("8 heads"));
+  }
+  SECTION("a choice that is not open") {
+    answer.action.count[0] = CountChange::kDouble;  // all heads are active
+    CHECK_THAT(*asked.tracker.FaultOf(answer), Contains("count choice 4 of site 0"));
+  }
+  SECTION("a score that is not finite") {
+    answer.action.score[2] = std::numeric_limits<float>::infinity();
+    CHECK_THAT(*asked.tracker.FaultOf(answer), Contains("score of head 2"));
+  }
+  SECTION("a probability above one") {
+    answer.log_probability = 0.5F;
+    CHECK_THAT(*asked.tracker.FaultOf(answer), Contains("log_probability"));
+  }
+}
+
+TEST_CASE("the window behind an unanswered question is not asked about, the one behind that is") {
+  Asked asked;
+  for (std::uint64_t step = 11; step < 20; ++step) asked.Step(step, 5.0);
+  CHECK_FALSE(asked.Step(20, 5.0).question);
+  const auto trials = asked.Of<Trial>();
+  REQUIRE(trials.size() == 2);
+  CHECK(trials[0].window == 0);
+  CHECK(trials[0].decider == "keep");
+  CHECK_THAT(trials[0].why, Contains("external: no answer before the next window"));
+  CHECK(trials[1].window == 1);
+  CHECK(trials[1].decider == "kmeans");
+  CHECK(asked.Of<RewardRecord>().front().trial == 1);  // the kept window earns what it did
+  CHECK_FALSE(asked.tracker.IsOpen(1));
+  std::optional<Question> next;
+  for (std::uint64_t step = 21; step <= 30; ++step) next = asked.Step(step, 5.0).question;
+  CHECK(next);
+}
+
+TEST_CASE("a question is over when a person, the trainer or the job's end was first") {
+  Asked asked;
+  std::vector<Record> records;
+  SECTION("a person changes the setting") {
+    Adjust adjust;
+    adjust.scale = 2.0F;
+    records = asked.tracker.Take(adjust, asked.trial_id).records;
+    CHECK(std::get<Trial>(records.at(1)).decider == "hand");
+  }
+  SECTION("the trainer comes back with another setting") {
+    Hello hello = test::SmallJob();
+    hello.setting.scale[0] = 2.0F;
+    records = asked.tracker.Resume(hello).records;
+  }
+  SECTION("the job ends") {
+    records = asked.tracker.Take(Bye{Outcome::kFinished, 10, 10.0, 4.0}, 1.0).records;
+  }
+  const auto& trial = std::get<Trial>(records.at(0));
+  CHECK(trial.id == 1);
+  CHECK(trial.decider == "keep");
+  CHECK_FALSE(asked.tracker.IsOpen(1));
+}
+
+TEST_CASE("the governor stands above a policy server") {
+  Options options = External();
+  options.freeze = 1;
+  Bench bench(options);
+  bench.chain.SetServed(true);
+  for (std::uint64_t step = 1; step <= 10; ++step) CHECK_FALSE(bench.Step(step, 5.0).question);
+  CHECK_THAT(bench.Of<Trial>().at(0).why, Contains("frozen"));
+}
+
 TEST_CASE("an introduction that contradicts the first names what differs") {
   Bench bench;
   Hello hello = test::SmallJob();

@@ -111,6 +111,32 @@ Observation GoldenObservation() {
   return observation;
 }
 
+Action GoldenAction() {
+  return {{3, 2, 2}, {CountChange::kKeep, CountChange::kDouble}, {0.5F, -1.0F, 0.0F}};
+}
+
+Question GoldenQuestion() {
+  Question question{.id = 13,
+                    .deadline_seconds = 2.5,
+                    .job = 5,
+                    .key = "run-7",
+                    .window = 6,
+                    .step = 4096,
+                    .progress = 0.25,
+                    .loss = 2.75,
+                    .imbalance = -0.125,
+                    .topology = GoldenJob().topology,
+                    .setting = GoldenSetting(),
+                    .tokens = std::vector<float>(3 * kTokenFeatures),
+                    .mask = {{{1, 1, 1, 1, 0}, {0, 0, 1, 0, 0}, {0, 1, 1, 1, 1}},
+                             {{0, 0, 1, 0, 1}, {0, 0, 1, 0, 0}}}};
+  for (std::size_t i = 0; i < kTokenFeatures; ++i) {
+    question.tokens[i] = static_cast<float>(i) / 32.0F;
+    question.tokens[2 * kTokenFeatures + i] = 1.0F - static_cast<float>(i) / 32.0F;
+  }
+  return question;
+}
+
 // One message of every type, by the name of its golden file.
 std::map<std::string, Message> GoldenMessages() {
   return {
@@ -131,10 +157,16 @@ std::map<std::string, Message> GoldenMessages() {
                         9,
                         2,
                         {{5, "run-7", "tiny translator", 4104, 0.205, 2.75, -0.125, 2, 3, 6, 7, 3,
-                          "decoder.0.self: scale of head 0 x1.15", "network"}}}},
+                          "decoder.0.self: scale of head 0 x1.15", "network"}},
+                        "bandit",
+                        4}},
       {"adjust", Adjust{5, "decoder.0.self", 1, 1.5F, std::nullopt, std::nullopt}},
       {"use_policy", UsePolicy{"kmeans"}},
       {"reply", Reply{true, "policy is kmeans now"}},
+      {"serve", Serve{"bandit"}},
+      {"serving", Serving{2.5}},
+      {"question", GoldenQuestion()},
+      {"answer", Answer{13, GoldenAction(), -0.75F, 3, "the second head adds nothing"}},
   };
 }
 
@@ -197,6 +229,19 @@ TEST_CASE("golden bytes decode to the message that was encoded") {
   CHECK(adjust.head == 1U);
   CHECK(adjust.scale == 1.5F);
   CHECK(adjust.gain == std::nullopt);
+
+  const auto question = std::get<Question>(DecodeText(GoldenBytes("question")));
+  CHECK(question.topology == GoldenJob().topology);
+  CHECK(question.setting == GoldenSetting());
+  CHECK(question.tokens == GoldenQuestion().tokens);
+  CHECK(question.mask == GoldenQuestion().mask);
+  CHECK(question.progress == 0.25);
+
+  const auto answer = std::get<Answer>(DecodeText(GoldenBytes("answer")));
+  CHECK(answer.action == GoldenAction());
+  CHECK(answer.log_probability == -0.75F);
+  CHECK_FALSE(answer.Declines());
+  CHECK(std::get<Answer>(DecodeText(Encode(Answer{13, {}, 0, 0, "never saw such"}))).Declines());
 
   const auto status = std::get<Status>(DecodeText(GoldenBytes("status")));
   REQUIRE(status.jobs.size() == 1);
@@ -313,6 +358,18 @@ TEST_CASE("refusals name the message and the field") {
   CHECK(std::string(Refusal(request).what()) ==
         "ActionRequest: field 'scale' is 3 bytes, which is no whole number of float32");
 
+  // A choice that there is not, and masks that are no whole number of choices.
+  CHECK(std::string(
+            Refusal(Frame(16, 7, "\x05" + std::string("\xc4\x02\x04\x05") + std::string(5, '\xc0')))
+                .what()) == "Answer: field 'scale' holds 5 at place 1 where 0 to 4 may stand");
+  Question question = GoldenQuestion();
+  question.mask.count.clear();
+  std::string uneven = Encode(question);
+  uneven.back() = 1;  // the length of count_open
+  uneven += '\x01';
+  CHECK(std::string(Refusal(uneven).what()) ==
+        "Question: field 'count_open' is 1 bytes, which is no whole number of 5");
+
   std::string hello = GoldenBytes("hello");
   hello[hello.find("decoder.0.cross") + 15] = static_cast<char>(0xc0);  // kind := nil
   CHECK(std::string(Refusal(hello).what()) ==
@@ -369,6 +426,7 @@ TEST_CASE("what a frame may not say cannot be encoded") {
   CHECK_THROWS_AS(Encode(ActionReply{1, {AckStatus::kPending, 0, ""}}), std::invalid_argument);
   CHECK_THROWS_AS(Encode(Bye{Outcome::kRunning, 0, 0, {}}), std::invalid_argument);
   CHECK_THROWS_AS(Encode(ActionRequest{1, 2, {{1}, {1}, {2}}}), std::invalid_argument);
+  CHECK_THROWS_AS(Encode(Answer{1, {{kScaleChoices}, {}, {}}, 0, 0, ""}), std::invalid_argument);
 }
 
 TEST_CASE("long lines for people are cut, never inside a character") {

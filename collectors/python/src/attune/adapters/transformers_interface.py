@@ -1,0 +1,321 @@
+"""Attention of Hugging Face transformers (4.48 and later), through its attention interface.
+
+Every attention function that is registered there, and the eager one of each modeling file in use,
+is put behind one that looks whether the module that calls has a tuning. Configurations and masks
+stay as they are. Projections are the model's own, so inactive heads are cut out before the kernel.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attune.adapters import NAME, UNKNOWN_CONTEXT, fold, outputs_of
+from attune.attention import Tuning, _compiling
+from attune.values import Setting, Site, SiteKind
+
+_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+_EAGER = "eager_attention_forward"
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+class _Ungrouped:
+    """The calling module as its kernel sees it where every query head has its own key head."""
+
+    num_key_value_groups = 1
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _tuned(function: AttentionFunction) -> AttentionFunction:
+    """The attention function behind one that applies the calling module's tuning, if it has one."""
+
+    def tuned_attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        tuning = module._modules.get(NAME)
+        if tuning is None:
+            return function(module, query, key, value, attention_mask, *args, **kwargs)
+        return _attend(
+            cast(Tuning, tuning), function, module, query, key, value, attention_mask, args, kwargs
+        )
+
+    tuned_attention.__wrapped__ = function  # type: ignore[attr-defined]
+    return tuned_attention
+
+
+def _attend(
+    tuning: Tuning,
+    function: AttentionFunction,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    if query.shape[1] != tuning.site.heads or tuning.site.heads % key.shape[1] != 0:
+        tuning.leave_out(f"has {query.shape[1]} heads where it said {tuning.site.heads}")
+        return function(module, query, key, value, mask, *args, **kwargs)
+    timed = tuning.measuring and tuning.training and not _compiling()
+    start = time.process_time() if timed else 0.0
+    plan = tuning.plan()
+    groups = tuning.site.heads // key.shape[1]
+    caller: Any = module
+    if plan.active is not None:
+        query = query.index_select(1, plan.active)
+        shared = plan.active if groups == 1 else plan.active // groups
+        key, value = key.index_select(1, shared), value.index_select(1, shared)
+        mask = tuning.cut_mask(mask, plan.active)
+        if isinstance(kwargs.get("position_bias"), Tensor):
+            bias = tuning.cut_mask(kwargs["position_bias"], plan.active)
+            kwargs = {**kwargs, "position_bias": bias}
+        if groups > 1:
+            caller = _Ungrouped(module)
+    if plan.scale is not None:
+        query = query * plan.scale.to(query.dtype)
+    output, weights = function(caller, query, key, value, mask, *args, **kwargs)
+    if plan.gain is not None:
+        output = output * plan.gain.squeeze(-1).to(output.dtype)  # [batch, queries, A, width]
+    if timed:
+        tuning.seconds += time.process_time() - start
+    if tuning.measuring and tuning.training:
+        if plan.active is None and groups > 1:
+            key = key.repeat_interleave(groups, 1)
+        _record(tuning, module, query, key, output, mask, args, kwargs)
+    if plan.active is None:
+        return output, weights
+    if weights is not None:
+        weights = tuning.restore(weights, plan.active, 1)
+    return tuning.restore(output, plan.active, 2), weights
+
+
+def _record(
+    tuning: Tuning,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    output: Tensor,
+    mask: Tensor | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    scaling = kwargs.get("scaling", args[0] if args and isinstance(args[0], float) else None)
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    causal = kwargs.get("is_causal")
+    if causal is None:
+        causal = bool(getattr(module, "is_causal", True))  # as the interface takes it
+    # A mask of all pairs says by itself what is hidden; one of keys alone is flash attention's.
+    bias = kwargs.get("position_bias")
+    if mask is not None and not isinstance(mask, Tensor):
+        tuning.leave_unmeasured("its kernel takes a mask that attune cannot read")
+        return
+    if mask is not None and mask.dim() == 4:
+        causal = False
+        mask = mask[..., : key.shape[2]]
+    elif mask is not None:
+        mask = mask[:, None, None, -key.shape[2] :].bool()
+    if bias is not None:
+        bias = bias[..., : key.shape[2]]
+        if mask is None:
+            mask = bias
+        elif mask.dtype == torch.bool:
+            mask = bias.masked_fill(~mask, float("-inf"))
+        else:
+            mask = bias + mask
+    causal = causal and query.shape[2] > 1
+    tuning.record(query, key, output.transpose(1, 2), scaling, mask, causal)
+
+
+class _Interface:
+    """Puts the attention functions behind tuned ones while any model is tuned."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._eager: dict[Any, tuple[int, AttentionFunction]] = {}
+        self._registries: dict[int, tuple[Any, dict[str, AttentionFunction | None]]] = {}
+
+    def enter(self, modeling: Any) -> None:
+        """A module of this modeling file is tuned from now on."""
+        with self._lock:
+            registry = getattr(modeling, _INTERFACE)
+            self._wrap_registry(registry)
+            self._users += 1
+            eager = getattr(modeling, _EAGER, None)
+            if eager is not None:
+                count, original = self._eager.get(modeling, (0, eager))
+                if count == 0:
+                    setattr(modeling, _EAGER, _tuned(original))
+                self._eager[modeling] = (count + 1, original)
+
+    def leave(self, modeling: Any) -> None:
+        """One module less."""
+        with self._lock:
+            self._users -= 1
+            if modeling in self._eager:
+                count, original = self._eager[modeling]
+                self._eager[modeling] = (count - 1, original)
+                if count == 1:
+                    setattr(modeling, _EAGER, original)
+                    del self._eager[modeling]
+            if self._users == 0:
+                for registry, previous in self._registries.values():
+                    for name, function in previous.items():
+                        _restore(registry, name, function)
+                self._registries.clear()
+
+    def _wrap_registry(self, registry: Any) -> None:
+        if id(registry) in self._registries:
+            return
+        local = getattr(registry, "_local_mapping", registry)  # a plain dict in 4.48
+        previous = {name: local.get(name) for name in list(registry)}
+        self._registries[id(registry)] = (registry, previous)
+        for name in previous:
+            if name != "eager":
+                registry[name] = _tuned(registry[name])
+
+
+def _restore(registry: Any, name: str, function: AttentionFunction | None) -> None:
+    if function is not None:
+        registry[name] = function
+    elif name in getattr(registry, "_local_mapping", {}):
+        del registry[name]
+
+
+_interface = _Interface()
+
+
+def _attribute(module: nn.Module, *names: str) -> int | None:
+    """The first of these that the module, or else its configuration, has as a whole number."""
+    for holder in (module, getattr(module, "config", None)):
+        for name in names:
+            value = getattr(holder, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+class TransformersInterface:
+    """Adapter of attention modules that call transformers' attention interface."""
+
+    def find(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Site]]:
+        """As Adapter."""
+        for name, module in model.named_modules():
+            forward = inspect.unwrap(type(module).forward)
+            code = getattr(forward, "__code__", None)
+            if code is None or _INTERFACE not in code.co_names:
+                continue
+            heads = _attribute(
+                module, "num_heads", "num_attention_heads", "n_heads", "n_head", "attention_heads"
+            )
+            width = _attribute(module, "head_dim", "attention_head_size", "key_value_proj_dim")
+            if heads is not None and width is None:
+                size = _attribute(module, "embed_dim", "hidden_size", "d_model")
+                width = None if size is None or size % heads else size // heads
+            if heads is None or width is None:
+                warnings.warn(
+                    f"attune: '{name}' is left out: how many heads {type(module).__name__} has, "
+                    "and how wide, cannot be told; write an adapter (attune.adapters)",
+                    stacklevel=2,
+                )
+                continue
+            yield name, module, _describe(name, module, heads, width)
+
+    def install(self, module: nn.Module, tuning: Tuning) -> Callable[[], None]:
+        """As Adapter."""
+        modeling = sys.modules[inspect.unwrap(type(module).forward).__module__]
+        _interface.enter(modeling)
+        module.add_module(NAME, tuning)
+        # Per-head values of the module's own that its kernel reads: heads cannot be cut out.
+        tuning.uncut = hasattr(module, "sinks")
+
+        def restore() -> None:
+            delattr(module, NAME)
+            _interface.leave(modeling)
+
+        return restore
+
+    def bake(self, module: nn.Module, setting: Setting) -> None:
+        """As Adapter."""
+        heads = len(setting.scale)
+        width = _attribute(module, "head_dim", "attention_head_size", "key_value_proj_dim")
+        query = _child(module, "q_proj", "query", "q_attn", "q", "q_lin", "c_attn", "qkv")
+        if width is None or query is None:
+            raise ValueError(f"the query projection of {type(module).__name__} is not known")
+        if any(scale != 1 for scale in setting.scale):
+            if _child(module, "q_norm", "query_norm", "q_layernorm") is not None:
+                raise ValueError(
+                    f"{type(module).__name__} normalises its queries: no weight can take up scales"
+                )
+            fold(query, setting.scale, width)
+        gains = outputs_of(setting)
+        if all(gain == 1 for gain in gains):
+            return
+        output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin")
+        value = _child(module, "v_proj", "value", "v", "v_lin")
+        if output is not None:
+            fold(output, gains, width, inputs=True)
+        elif value is not None and _outputs(value) == heads * width:
+            fold(value, gains, width)  # the output projection is elsewhere; p · (v g) = (p · v) g
+        else:
+            raise ValueError(f"the output projection of {type(module).__name__} is not known")
+
+
+def _describe(name: str, module: nn.Module, heads: int, width: int) -> Site:
+    last = name.rpartition(".")[2].lower()
+    cross = bool(getattr(module, "is_cross_attention", False)) or last in (
+        "encoder_attn",
+        "encdecattention",
+        "cross_attn",
+    )
+    cross = cross or "crossattention" in name.lower() or "Cross" in type(module).__name__
+    is_causal = getattr(module, "is_causal", None)
+    causal = bool(getattr(module, "is_decoder", False)) if is_causal is None else bool(is_causal)
+    context = _attribute(module, "max_position_embeddings", "n_positions", "max_source_positions")
+    if context is None:
+        context = _patches(getattr(module, "config", None))
+    kind = SiteKind.CROSS if cross else SiteKind.SELF
+    return Site(name, kind, causal and not cross, heads, width, context)
+
+
+def _patches(config: Any) -> int:
+    """What an image model sees: its patches and the class token."""
+    image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if isinstance(image, int) and isinstance(patch, int) and patch > 0:
+        return (image // patch) ** 2 + 1
+    return UNKNOWN_CONTEXT
+
+
+def _child(module: nn.Module, *names: str) -> nn.Module | None:
+    for name in names:
+        child = getattr(module, name, None)
+        if isinstance(child, nn.Module):
+            return child
+    return None
+
+
+def _outputs(projection: nn.Module) -> int:
+    weight = cast(Tensor, projection.weight)
+    return int(weight.shape[0] if isinstance(projection, nn.Linear) else weight.shape[1])

@@ -1,0 +1,398 @@
+"""What is tuned: the scale, gain and activity of the heads of one attention module.
+
+`Tuning` holds them as buffers of the module that it is attached to, so that they travel in the
+model's state_dict. They are changed in place: torch.compile does not recompile for an action. With
+neutral values nothing is computed differently, bit for bit. Heads that are not active are skipped:
+they are cut out before the kernel, and an adapter that computes the projections itself leaves their
+rows out too.
+
+Not thread-safe: a model is tuned and run by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attune import measure
+from attune.values import Floats, Setting, Site, floats, setting_fault
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(query, key, value, mask) → output, all [batch, heads, length, width]."""
+
+_compiler = getattr(torch, "compiler", None)
+
+
+def _compiling() -> bool:
+    return _compiler is not None and _compiler.is_compiling()
+
+
+class Plan(NamedTuple):
+    """What a forward pass needs of a tuning.
+
+    Attributes:
+        active: [A] the indices of the active heads; None where all are.
+        scale: [A, 1, 1] factors on the queries; None where all are 1.
+        gain: [A, 1, 1] factors on the outputs; None where all are 1. In a measured step a leaf of
+            the graph stands behind it.
+    """
+
+    active: Tensor | None
+    scale: Tensor | None
+    gain: Tensor | None
+
+
+class Tuning(nn.Module):
+    """The buffers of one site, and its measurement in a measured step.
+
+    Attributes:
+        site: What it tunes.
+        scale: [heads] factors on the logits, 1/16 to 16.
+        gain: [heads] factors on the outputs, 0 to 16.
+        active: [heads] 1 for a head that is computed, 0 for one that is skipped.
+    """
+
+    scale: Tensor
+    gain: Tensor
+    active: Tensor
+    index: Tensor
+    leaf: Tensor
+    measured: Tensor
+    draws: Tensor
+
+    def __init__(self, site: Site, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.site = site
+        heads = site.heads
+        self.register_buffer("scale", torch.ones(heads, device=device))
+        self.register_buffer("gain", torch.ones(heads, device=device))
+        self.register_buffer("active", torch.ones(heads, dtype=torch.uint8, device=device))
+        # The numbers of the heads in a measured step, and where to measure: uniform draws.
+        self._scratch("measured", torch.zeros(heads, measure.COLUMNS, device=device))
+        self._scratch("draws", torch.zeros(measure.ROWS + measure.SEQUENCES, device=device))
+        # No buffer: compiled code takes the shapes of buffers for constant.
+        self.index = torch.arange(heads, device=device)
+        self.leaf = torch.ones(heads, device=device, requires_grad=True)
+        self.measuring = False
+        # Whether compiled code has to expect skipped heads: once set, it stays.
+        self.skips = False
+        # Whether heads cannot be cut out: then the ones that are not active are computed, and their
+        # outputs are 0.
+        self.uncut = False
+        # What rows see in this measured step, shared by the sites of a job; None: not shared.
+        self.views: dict[object, tuple[Tensor | None, measure.View]] | None = None
+        self.fault: str | None = None  # what keeps it from being tuned or measured, for people
+        self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
+        self._plan = Plan(None, None, None)
+        self._seen: tuple[object, ...] = ()
+
+    def _scratch(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tuning:
+        """Moves with the model, but keeps its precision: a setting in half would be another."""
+        before = dict(self._buffers)
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype != old.dtype:
+                self._buffers[name] = old.to(new.device)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """A checkpoint of before attune loads as neutral; one of another topology is an error."""
+        for name in ("scale", "gain", "active"):
+            value = state_dict.get(prefix + name)
+            if value is None:
+                state_dict[prefix + name] = torch.ones_like(getattr(self, name))
+            elif tuple(value.shape) != (self.site.heads,):
+                raise ValueError(
+                    f"the checkpoint has {value.numel()} heads at site '{self.site.name}' and the "
+                    f"model {self.site.heads}: the topology changed; load the checkpoint without "
+                    f"'{prefix}{name}' to begin anew"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def apply_setting(self, part: Setting) -> None:
+        """Takes effect at the next forward.
+
+        Args:
+            part: One entry for every head of this site.
+
+        Raises:
+            ValueError: Where it cannot be used; then nothing is changed.
+        """
+        fault = setting_fault(part, (self.site,))
+        if fault:
+            raise ValueError(fault)
+        with torch.no_grad():
+            self.scale.copy_(torch.tensor(part.scale.tolist()))
+            self.gain.copy_(torch.tensor(part.gain.tolist()))
+            self.active.copy_(torch.tensor(list(part.active), dtype=torch.uint8))
+        self.plan()
+
+    def setting(self) -> Setting:
+        """What the buffers say now.
+
+        Raises:
+            ValueError: Where they were loaded or written with what cannot be used.
+        """
+        part = Setting(
+            _to_floats(self.scale),
+            _to_floats(self.gain),
+            bytes(int(value != 0) for value in self.active.tolist()),
+        )
+        fault = setting_fault(part, (self.site,))
+        if fault:
+            raise ValueError(fault)
+        return part
+
+    def version(self) -> tuple[object, ...]:
+        """Changes when a buffer was written, loaded or moved; told without reading its data."""
+        return tuple(
+            (id(buffer), buffer._version) for buffer in (self.scale, self.gain, self.active)
+        )
+
+    def plan(self) -> Plan:
+        """What a forward pass needs, made anew when a buffer was written, loaded or moved."""
+        if _compiling():
+            return self._compiled_plan()
+        if self._seen != self.version():
+            self._refresh()
+        if self.measuring and self.training:
+            return self._plan._replace(gain=self._per_head(self._plan.active, self.leaf))
+        return self._plan
+
+    def _compiled_plan(self) -> Plan:
+        # Nothing depends on the buffers' content: an action changes no guard.
+        index = self.index if self.skips else None
+        gain = self.leaf if self.measuring and self.training else self.gain
+        if self.uncut:
+            gain = gain * self.active
+        return Plan(index, self._per_head(index, self.scale), self._per_head(index, gain))
+
+    @staticmethod
+    def _per_head(index: Tensor | None, values: Tensor) -> Tensor:
+        part = values if index is None else values.index_select(0, index)
+        return part.view(-1, 1, 1)
+
+    def _refresh(self) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            now = self.setting()
+            heads = [head for head, active in enumerate(now.active) if active]
+            self.index = torch.tensor(heads, device=self.scale.device)
+            if _compiler is not None:
+                torch._dynamo.maybe_mark_dynamic(self.index, 0)
+            index = None if self.uncut or len(heads) == self.site.heads else self.index
+            self.skips = self.skips or index is not None
+            gains = self.gain * self.active if self.uncut else self.gain
+            if self.leaf.device != self.gain.device:
+                self.leaf = self.gain.detach().float().requires_grad_()
+            self.leaf.data.copy_(gains)
+            self._plan = Plan(index, self._factors(index, self.scale), self._factors(index, gains))
+            self._seen = self.version()
+
+    @classmethod
+    def _factors(cls, index: Tensor | None, values: Tensor) -> Tensor | None:
+        part = cls._per_head(index, values.detach().clone())
+        return None if bool((part == 1).all()) else part
+
+    def leave_out(self, why: str) -> None:
+        """Notes, once, why this site is run untuned: in words that follow the site's name."""
+        if self.fault is None:
+            self.fault = f"{why}; it runs untuned"
+
+    def leave_unmeasured(self, why: str) -> None:
+        """Notes, once, why this site cannot be measured."""
+        if self.fault is None:
+            self.fault = f"cannot be measured: {why}"
+
+    def measure_next(
+        self,
+        draws: Tensor,
+        views: dict[object, tuple[Tensor | None, measure.View]] | None = None,
+    ) -> None:
+        """Lets the forward passes in training mode measure themselves, until `take_numbers`.
+
+        Args:
+            draws: [ROWS + SEQUENCES] uniform numbers in [0, 1), which choose where.
+            views: Shared by sites that measure the same step with the same draws.
+        """
+        self.plan()
+        with torch.no_grad():
+            self.draws.copy_(draws)
+            self.measured.zero_()
+        self.leaf.grad = None
+        self.seconds = 0.0
+        self.views = views
+        self.measuring = True
+
+    def take_numbers(self, loss_scale: float = 1.0) -> Tensor:
+        """Ends the measured step.
+
+        Args:
+            loss_scale: By which the loss was multiplied before its backward pass.
+
+        Returns:
+            [heads, COLUMNS] with the gradient of the gain (its sign too) as importance, after the
+            backward pass; the last column is 0 in rows that were not measured.
+        """
+        self.measuring = False
+        self.views = None
+        result = self.measured
+        if self.leaf.grad is not None:
+            result = result.clone()
+            result[:, measure.IMPORTANCE] = self.leaf.grad * result[:, -1].clamp(0, 1) / loss_scale
+            self.leaf.grad = None
+        return result
+
+    def record(
+        self,
+        query: Tensor,
+        key: Tensor,
+        output: Tensor,
+        scaling: float,
+        mask: Tensor | None,
+        causal: bool,
+    ) -> None:
+        """Measures a forward pass where that was wished; arguments as `measure.numbers` has them.
+
+        Heads are the active ones.
+        """
+        if not (self.measuring and self.training):
+            return
+        batch, length, keys = query.shape[0], query.shape[2], key.shape[2]
+        if batch == 0 or length == 0 or keys < 2:
+            return
+        view = self._view(mask, causal, batch, length, keys)
+        with torch.no_grad():
+            found = measure.numbers(query.detach(), key.detach(), output.detach(), view, scaling)
+            if self.skips:
+                self.measured.index_copy_(0, self.index, found)
+            else:
+                self.measured.copy_(found)
+
+    def _view(
+        self, mask: Tensor | None, causal: bool, batch: int, length: int, keys: int
+    ) -> measure.View:
+        """What the sampled rows see; the sites of a job that see the same share it."""
+        # Rows that see 16 keys, or 2 where the input is shorter.
+        first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
+        shared = None if _compiling() else self.views
+        if shared is not None:
+            at = None if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+            what = (self.draws.device, at, causal, first, batch, length, keys)
+            if what in shared:
+                return shared[what][1]
+        with torch.no_grad():
+            rows = measure.stratified(self.draws[: measure.ROWS], first, length)
+            sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
+        view = measure.look(rows, sequences, batch, length, keys, mask, causal)
+        if shared is not None:
+            # With the mask, so that no other comes to lie at its place.
+            shared[what] = (mask, view)
+        return view
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kernel: Kernel,
+        *,
+        scaling: float,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Attention by any kernel, tuned: for modules that compute their projections themselves.
+
+        Args:
+            query: [batch, heads, queries, width].
+            key: [batch, key heads, keys, width]; key heads divide heads.
+            value: As key.
+            kernel: Called with the active heads; key and value have as many heads as the query, or
+                what they came with where all heads are active.
+            scaling: Factor on the logits that the kernel applies, for the measurement.
+            mask: Handed to the kernel, cut to the active heads where it has its own for each.
+            causal: Whether the kernel hides later keys by itself.
+
+        Returns:
+            [batch, heads, queries, width]; zeros at heads that were skipped.
+        """
+        timed = self.measuring and self.training and not _compiling()
+        start = time.process_time() if timed else 0.0
+        plan = self.plan()
+        groups = self.site.heads // key.shape[1]
+        if plan.active is not None:
+            query = query.index_select(1, plan.active)
+            shared = plan.active if groups == 1 else plan.active // groups
+            key, value = key.index_select(1, shared), value.index_select(1, shared)
+            mask = self.cut_mask(mask, plan.active)
+        if plan.scale is not None:
+            query = query * plan.scale.to(query.dtype)
+        output = kernel(query, key, value, mask)
+        if plan.gain is not None:
+            output = output * plan.gain.to(output.dtype)
+        if timed:
+            self.seconds += time.process_time() - start
+        if self.measuring and self.training:
+            if plan.active is None and groups > 1:
+                key = key.repeat_interleave(groups, 1)
+            self.record(query, key, output, scaling, mask, causal)
+        if plan.active is None:
+            return output
+        return self.restore(output, plan.active, 1)
+
+    def cut_mask(self, mask: Tensor | None, index: Tensor) -> Tensor | None:
+        """The mask of the active heads; one that is the same for all heads as it is."""
+        if mask is None or mask.dim() < 4 or mask.shape[1] != self.site.heads or mask.shape[1] == 1:
+            return mask
+        return mask.index_select(1, index)
+
+    def restore(self, part: Tensor, index: Tensor, dim: int) -> Tensor:
+        """All heads, with zeros at those that were skipped."""
+        shape = list(part.shape)
+        shape[dim] = self.site.heads
+        return part.new_zeros(shape).index_copy(dim, index, part)
+
+
+def _to_floats(buffer: Tensor) -> Floats:
+    return floats(buffer.detach().float().tolist())
+
+
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+) -> Tensor:
+    """scaled_dot_product_attention, also where PyTorch has none yet (before 2.0) or no `scale`.
+
+    Heads of keys and values may be fewer than those of the queries by a whole factor.
+    """
+    if key.shape[1] != query.shape[1]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if hasattr(F, "scaled_dot_product_attention"):
+        if scale is not None:
+            query = query * (scale * query.shape[-1] ** 0.5)
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal)
+    scaling = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = torch.matmul(query * scaling, key.transpose(-2, -1))
+    if causal:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+        logits = logits.masked_fill(later, float("-inf"))
+    if mask is not None:
+        hidden = mask.dtype == torch.bool
+        logits = logits.masked_fill(~mask, float("-inf")) if hidden else logits + mask
+    return torch.matmul(F.dropout(torch.softmax(logits, -1), dropout), value)

@@ -1,0 +1,429 @@
+"""attune in a PyTorch trainer: one call before training, one call a step.
+
+handle = attune.attach(model, name="my-run", budget=attune.Budget.steps(10_000))
+for x, y in batches:
+    loss = criterion(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    handle.step(loss)               # the safe point: reports, applies what was decided
+handle.finish(validation_loss)
+plain = handle.bake()               # the same outputs, and no trace of attune
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from attune import distributed, measure
+from attune.adapters import Adapter, default
+from attune.probe import MEASURE_EVERY_AT_FIRST, Probe
+from attune.protocol import ActionRequest
+from attune.tuned import TunedModel
+from attune.values import (
+    METRICS,
+    PROFILE_BINS,
+    Budget,
+    JobSpec,
+    Observation,
+    Outcome,
+    Setting,
+    Site,
+    floats,
+)
+
+# Backward costs attention about twice its forward pass, as it does every other layer.
+_PASSES_PER_FORWARD = 3
+# A daemon that has said nothing for so long after the start is told to the user, once.
+_PATIENCE_SECONDS = 5.0
+
+
+class Handle:
+    """A model's line to the daemon; made by `attach`.
+
+    Without a daemon it keeps the clock and changes nothing. What goes wrong is a warning, each
+    once, and never an exception: training goes on. Used from the trainer's thread. As a context
+    manager it finishes at the end, as failed where an exception leaves it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapters: Sequence[Adapter],
+        job: Callable[[tuple[Site, ...]], JobSpec],
+        probe: Callable[[JobSpec, Setting], Probe],
+    ) -> None:
+        self._tuned = TunedModel(model, adapters)
+        try:
+            self._job = job(self._tuned.sites)
+            self._probe = probe(self._job, self._tuned.setting)
+        except BaseException:
+            self._tuned.detach()
+            raise
+        self._random = random.Random(self._job.seed)
+        self._step = 0
+        self._compute_seconds = 0.0
+        self._started: float | None = time.process_time()
+        self._born = time.monotonic()
+        self._measure_every = MEASURE_EVERY_AT_FIRST
+        self._measuring = False
+        self._losses: list[float | Tensor] = []  # since the last observation
+        self._last_numbers = _placeholder(self._job.heads)
+        self._last_observation: Observation | None = None
+        self._warned: set[str] = set()
+        self._finished = False
+        self._removed = False
+        self._arm()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What is tuned, in the order of the model."""
+        return self._job.sites
+
+    @property
+    def job(self) -> JobSpec:
+        """As it introduces itself to the daemon."""
+        return self._job
+
+    @property
+    def setting(self) -> Setting:
+        """In force at the model."""
+        return self._tuned.setting
+
+    @property
+    def last_observation(self) -> Observation | None:
+        """What was measured last, on rank 0; None before the first measurement."""
+        return self._last_observation
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done."""
+        return self._step
+
+    @property
+    def compute_seconds(self) -> float:
+        """Processor seconds of the process in training; see `start_step`."""
+        return self._compute_seconds
+
+    @property
+    def probe(self) -> Probe:
+        """The line to the daemon."""
+        return self._probe
+
+    def start_step(self) -> None:
+        """Marks the beginning of a step. Optional: without it a step begins where the last ended.
+
+        Call it before the forward pass where evaluation or the like lies between steps, so that it
+        does not count as training.
+        """
+        self._started = time.process_time()
+
+    def step(self, loss: float | Tensor, *, loss_scale: float = 1.0) -> bool:
+        """After the optimiser: the safe point. Reports, and applies what the daemon decided.
+
+        With several ranks every rank calls it once a step.
+
+        Args:
+            loss: The step's training loss in nats, NaN included; a tensor is read at measured steps
+                only.
+            loss_scale: What the loss was multiplied by before its backward pass
+                (`GradScaler.get_scale()`).
+
+        Returns:
+            Whether the setting changed.
+        """
+        if self._removed or self._finished:
+            return False
+        self._step += 1
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+        changed = False
+        try:
+            changed = self._report(loss_scale)
+        except Exception as error:
+            self._warn(f"{type(error).__name__}: {error}; training goes on")
+        now = time.process_time()
+        if self._started is not None:
+            self._compute_seconds += now - self._started
+        self._started = now
+        return changed
+
+    def apply(self, setting: Setting) -> str | None:
+        """Applies a setting whole or not at all, as an action of the daemon is.
+
+        It takes effect at the next forward. The daemon is not told: for experiments without one.
+
+        Returns:
+            What was wrong with it, in one line, or None.
+        """
+        return self._tuned.apply(setting)
+
+    def finish(
+        self,
+        validation_loss: float | None = None,
+        outcome: Outcome = Outcome.FINISHED,
+    ) -> None:
+        """Says how the job ended; later steps are not reported.
+
+        Args:
+            validation_loss: In nats, if there is one.
+            outcome: FINISHED or FAILED.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        for place in self._tuned.places:
+            place.tuning.measuring = False
+        self._probe.finish(outcome, self._step, self._compute_seconds, validation_loss)
+        self._pass_on_complaint()
+
+    def remove(self) -> None:
+        """Restores the model exactly as it was before `attach`, and finishes where nobody did."""
+        if self._removed:
+            return
+        self.finish(outcome=Outcome.FINISHED if self._finished else Outcome.FAILED)
+        self._removed = True
+        self._tuned.detach()
+
+    def bake(self) -> nn.Module:
+        """A copy of the model with the same outputs (to rounding) that knows nothing of attune.
+
+        Scales are folded into the projections of the queries, gains into those of the outputs.
+        Heads that are skipped get an output of 0: their weights stay, because configurations of
+        models have one head count for all layers. The model itself is left as it is.
+
+        Raises:
+            ValueError: Where a module has no weights that could take it up, naming the module.
+        """
+        return self._tuned.bake(attached=not self._removed)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.finish(outcome=Outcome.FINISHED if kind is None else Outcome.FAILED)
+
+    def _report(self, loss_scale: float) -> bool:
+        """What is due at a safe point; True where the setting changed."""
+        self._tuned.follow()
+        if not self._measuring:
+            # With several ranks an action waits for the next measured step, which all ranks know.
+            if distributed.rank() == 0:
+                action = self._probe.poll(self._step, take=not distributed.several())
+                self._pass_on_complaint()
+                changed = action is not None and self._answer(action)
+            else:
+                changed = False
+            self._arm()
+            return changed
+        changed = self._report_measured(loss_scale)
+        self._arm()
+        return changed
+
+    def _arm(self) -> None:
+        """Lets the next step measure itself where that is due."""
+        if distributed.several():
+            due = (self._step + 1) % self._measure_every == 0
+        else:
+            due = self._probe.due(self._step + 1)
+        self._measuring = due
+        if due:
+            draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
+            self._tuned.measure_next(torch.tensor(draws))
+
+    def _report_measured(self, loss_scale: float) -> bool:
+        seconds = time.process_time() - (self._started or 0.0)
+        action = self._probe.poll(self._step) if distributed.rank() == 0 else None
+        numbers = torch.cat([place.tuning.take_numbers(loss_scale) for place in self._tuned.places])
+        forward = sum(place.tuning.seconds for place in self._tuned.places)
+        told = distributed.exchange(
+            numbers,
+            self._mean_loss(),
+            min(1.0, _PASSES_PER_FORWARD * forward / seconds) if seconds > 0 else 0.0,
+            self._compute_seconds + seconds,
+            self._probe.measure_every,
+            action.setting if action is not None else None,
+        )
+        self._measure_every = told.measure_every
+        if distributed.rank() == 0:
+            self._observe(told)
+        self._pass_on_complaint()
+        if action is not None:
+            return self._answer(action)
+        if told.setting is not None:
+            fault = self.apply(told.setting)
+            if fault:
+                self._warn(f"rank {distributed.rank()} cannot apply what rank 0 did: {fault}")
+            return fault is None
+        return False
+
+    def _mean_loss(self) -> float:
+        losses, self._losses = self._losses, []
+        total = sum(float(loss) for loss in losses)
+        return total / len(losses)
+
+    def _observe(self, told: distributed.Exchange) -> None:
+        self._last_numbers = self._complete(told.numbers)
+        rows = self._last_numbers
+        active = self._tuned.setting.active
+        metrics, profile = floats(), floats()
+        for head, row in enumerate(rows):
+            if active[head]:
+                metrics.extend(row[: len(METRICS)])
+                profile.extend(row[len(METRICS) : len(METRICS) + PROFILE_BINS])
+            else:
+                metrics.extend(_ZEROS[: len(METRICS)])
+                profile.extend(_ZEROS[:PROFILE_BINS])
+        self._last_observation = Observation(
+            step=self._step,
+            compute_seconds=told.compute_seconds,
+            loss=told.loss,
+            attention_share=told.share,
+            active=active,
+            metrics=metrics,
+            profile=profile,
+        )
+        self._probe.observe(self._last_observation)
+
+    def _complete(self, numbers: Tensor) -> list[list[float]]:
+        """The numbers by head; where a site did not measure, or not sanely, what it had before."""
+        importance = numbers[:, measure.IMPORTANCE].abs()
+        numbers = numbers.clone()
+        numbers[:, measure.IMPORTANCE] = importance
+        rows: list[list[float]] = numbers.tolist()
+        sane: list[bool] = numbers.isfinite().all(1).tolist()
+        first = 0
+        for place in self._tuned.places:
+            site, fault = place.tuning.site, place.tuning.fault
+            heads = range(first, first + site.heads)
+            first += site.heads
+            missing = [
+                head
+                for head in heads
+                if self._tuned.setting.active[head] and not (sane[head] and rows[head][-1] > 0)
+            ]
+            if fault:
+                self._warn(f"site '{site.name}' {fault}")
+            elif missing and any(not sane[head] for head in missing):
+                self._warn(
+                    f"site '{site.name}' measured values that are no finite numbers (an overflow "
+                    "in half precision?); its heads keep the measurement before"
+                )
+            elif missing:
+                self._warn(
+                    f"site '{site.name}' did not measure: it was not run in training mode with two "
+                    "keys to attend to; its heads keep the measurement before"
+                )
+            for head in missing:
+                rows[head] = self._last_numbers[head]
+        return rows
+
+    def _answer(self, action: ActionRequest) -> bool:
+        fault = self.apply(action.setting)
+        if fault:
+            self._probe.rejected(action, self._step, fault)
+            return False
+        self._probe.applied(action, self._step)
+        return True
+
+    def _pass_on_complaint(self) -> None:
+        complaint = self._probe.take_error()
+        if complaint is not None:
+            self._warn(complaint)
+        if not self._probe.met and self._probe.silent_seconds > _PATIENCE_SECONDS:
+            self._warn("no daemon answers; training goes on untuned")
+
+    def _warn(self, text: str) -> None:
+        """Once each: lines that differ only in numbers count as one."""
+        kind = re.sub(r"\d", "", text)
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"attune: {text}", RuntimeWarning, stacklevel=3)
+
+
+_ZEROS = [0.0] * PROFILE_BINS
+
+
+def _placeholder(heads: int) -> list[list[float]]:
+    """Of a head that was never measured: it attends evenly and nothing hangs on it."""
+    row = [1.0] + [0.0] * (len(METRICS) - 1) + [1 / PROFILE_BINS] * PROFILE_BINS + [1.0]
+    return [row] * heads
+
+
+def attach(
+    model: nn.Module,
+    *,
+    name: str = "job",
+    budget: Budget,
+    key: str | None = None,
+    seed: int = 0,
+    learning_rate: float = 0.0,
+    policy: str = "",
+    endpoint: str | None = None,
+    adapters: Sequence[Adapter] | None = None,
+) -> Handle:
+    """Finds the model's attention and lets the daemon tune it.
+
+    The environment decides where nothing is said: ATTUNE_ENDPOINT (else no daemon), ATTUNE_JOB
+    (else a random key), ATTUNE_POLICY, ATTUNE_KEYS for tcp endpoints. ATTUNE_MODE=off: no daemon,
+    whatever else is said; ATTUNE_MODE=offline: a log in ATTUNE_DIR (else ./attune) for
+    `attune import`. `attune run -- python train.py` sets what is needed.
+
+    Args:
+        model: Any module; DistributedDataParallel and compiled ones too.
+        name: Of the job, for people.
+        budget: How long it trains: `Budget.steps(n)` or `Budget.compute(seconds)`.
+        key: Names the run, also after a restart from a checkpoint; unique.
+        seed: Of the run; the sampled rows come from it too.
+        learning_rate: The highest of the schedule; 0 when unknown.
+        policy: Who is to decide (keep, kmeans, network …); empty: as the daemon is set.
+        endpoint: ipc://… or tcp://… of the daemon.
+        adapters: How attention is found (default: `attune.adapters.default()`).
+
+    Raises:
+        ValueError: For a model without attention, an endpoint, name or budget that cannot be used,
+            and a model that is attached already. A daemon that does not answer is no error.
+    """
+    environment = os.environ
+
+    def job(sites: tuple[Site, ...]) -> JobSpec:
+        return JobSpec(
+            key=key or environment.get("ATTUNE_JOB") or uuid.uuid4().hex,
+            name=name,
+            sites=sites,
+            budget=budget,
+            seed=seed,
+            learning_rate=learning_rate,
+            policy=policy or environment.get("ATTUNE_POLICY", ""),
+        )
+
+    def probe(spec: JobSpec, setting: Setting) -> Probe:
+        mode = environment.get("ATTUNE_MODE", "on")
+        if mode == "off" or distributed.rank() != 0:
+            return Probe(spec, setting)
+        if mode == "offline":
+            directory = Path(environment.get("ATTUNE_DIR") or "attune")
+            return Probe(spec, setting, directory=directory)
+        return Probe(
+            spec,
+            setting,
+            endpoint=endpoint or environment.get("ATTUNE_ENDPOINT", ""),
+            keys=environment.get("ATTUNE_KEYS", ""),
+        )
+
+    return Handle(model, default() if adapters is None else adapters, job, probe)

@@ -1,0 +1,321 @@
+"""The trainer's side of the protocol's state machine, on a DEALER socket (PROTOCOL.md).
+
+Every call returns without waiting, `say_goodbye` apart; none raises once the line is made.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import replace
+from typing import cast
+
+import zmq
+
+from attune.protocol import (
+    MAX_FRAME_BYTES,
+    Acknowledgement,
+    AckStatus,
+    ActionReply,
+    ActionRequest,
+    Bye,
+    Error,
+    ErrorCode,
+    Heartbeat,
+    Hello,
+    Message,
+    ProtocolError,
+    Welcome,
+    decode,
+    encode,
+)
+from attune.values import Observation, observation_fault, setting_fault
+
+_QUEUED_MESSAGES = 32
+_RECONNECT_MILLISECONDS = 100
+_RECONNECT_MAX_MILLISECONDS = 5000
+_MEASURE_EVERY_AT_FIRST = 8
+_HEARTBEAT_AT_FIRST = 5.0
+_MAX_HEARTBEAT_SECONDS = 3600.0
+_MAX_FAREWELL_SECONDS = 3600.0
+# Heartbeats of silence after which the daemon counts as gone.
+_LIVENESS = 4
+# Messages taken in by one poll, so that a flood cannot hold the trainer.
+_MESSAGES_PER_POLL = 64
+# Answers kept while they cannot be sent; the oldest go first.
+_MAX_UNSENT_REPLIES = 64
+_MAX_DROPPED = 2**32 - 1
+
+
+class Line:
+    """A job's socket, and what is known of the daemon at its other end. Used from one thread."""
+
+    def __init__(self, endpoint: str, keys: str, hello: Hello, farewell_seconds: float) -> None:
+        now = time.monotonic()
+        self.closed = False
+        self.met = False
+        self.measure_every = _MEASURE_EVERY_AT_FIRST
+        self.dropped = 0
+        self.compute_seconds = 0.0
+        self.complaint: str | None = None
+        self.last_heard = now
+        self._endpoint = endpoint
+        self._farewell = min(max(farewell_seconds, 0.0), _MAX_FAREWELL_SECONDS)
+        self._hello = hello  # its job; step, setting and action as they were last told
+        self.step = hello.step
+        self._introduced = False
+        self._hello_sent: float | None = None
+        self._last_sent = now
+        self._last_heartbeat = now
+        self._heartbeat = _HEARTBEAT_AT_FIRST
+        self._waiting: ActionRequest | None = None
+        self._last_reply: ActionReply | None = None
+        self._replies: deque[ActionReply] = deque(maxlen=_MAX_UNSENT_REPLIES)
+        self._dropped_since_sent = 0
+        self._malformed = 0
+
+        self._context = zmq.Context(1)
+        self._socket = self._context.socket(zmq.DEALER)
+        try:
+            self._connect(keys)
+        except ValueError:
+            self._socket.close(linger=0)
+            self._context.term()
+            raise
+
+    def _connect(self, keys: str) -> None:
+        socket = self._socket
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, _QUEUED_MESSAGES)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MILLISECONDS)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        if self._endpoint.startswith("tcp://"):
+            self._use_keys(keys)
+        try:
+            socket.connect(self._endpoint)
+        except zmq.ZMQError as error:
+            raise ValueError(
+                f"endpoint '{self._endpoint}': {error}; use ipc://PATH or tcp://HOST:PORT"
+            ) from None
+
+    def _use_keys(self, keys: str) -> None:
+        """What goes to other hosts is encrypted, and each side knows the other."""
+        try:
+            server, public, secret = keys.split(" ")
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, public.encode())
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
+        except (ValueError, zmq.ZMQError):
+            raise ValueError(
+                f"endpoint '{self._endpoint}' needs the three keys of its daemon in ATTUNE_KEYS; "
+                "see attuned --listen"
+            ) from None
+
+    def observe(self, observation: Observation) -> None:
+        """Sends the observation, or drops and counts it."""
+        self.step = observation.step
+        self.compute_seconds = observation.compute_seconds
+        self._speak(time.monotonic())
+        # Behind an answer that could not be sent: the daemon must not see an action's effect first.
+        if self._introduced and not self._replies and self._writable():
+            fault = observation_fault(observation, self._hello.job.sites)
+            if fault:
+                self.complaint = f"observation of step {observation.step}: {fault}"
+            elif self._send(
+                replace(
+                    observation,
+                    action=self._hello.action,
+                    dropped=min(self._dropped_since_sent, _MAX_DROPPED),
+                )
+            ):
+                self._dropped_since_sent = 0
+                return
+        self.dropped += 1
+        self._dropped_since_sent += 1
+
+    def poll(self, step: int, take: bool) -> ActionRequest | None:
+        """Takes in what waits, says what is due, and returns the action to apply at this step."""
+        self.step = step
+        self._listen()
+        if self.closed:
+            return None
+        action = self._next_action() if take else None
+        self._speak(time.monotonic())
+        return action
+
+    def applied(self, action: ActionRequest, step: int) -> None:
+        """Answers that the action is in force since this step."""
+        self.step = step
+        self._hello = replace(self._hello, setting=action.setting, action=action.id)
+        self._answer(action, AckStatus.APPLIED, step, "")
+        self._speak(time.monotonic())
+
+    def rejected(self, action: ActionRequest, step: int, why: str) -> None:
+        """Answers that the action was refused, and why."""
+        self.step = step
+        self._answer(action, AckStatus.REJECTED, step, why)
+        self._speak(time.monotonic())
+
+    def say_goodbye(self, bye: Bye) -> None:
+        """Says Bye and closes; waits until it has gone, as long as the farewell may take."""
+        self.step = bye.step
+        deadline = time.monotonic() + self._farewell
+
+        def left() -> int:
+            return max(0, math.ceil(1000 * (deadline - time.monotonic())))
+
+        try:
+            # The first turn also finds a daemon that came up since the last step.
+            while True:
+                self._speak(time.monotonic())
+                gone = self._introduced and not self._replies and self._send(bye)
+                if gone or not self._introduced or left() == 0:
+                    break
+                self._socket.poll(left(), zmq.POLLOUT)
+            self._close(linger=left())
+        except zmq.ZMQError as error:
+            self.complaint = f"{self._endpoint}: saying Bye failed: {error}"
+            self.closed = True
+
+    def _writable(self) -> bool:
+        """Whether a message can be queued now: asked before a message is made."""
+        try:
+            return bool(cast(int, self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
+        except zmq.ZMQError:
+            return False  # a signal came in between: not now
+
+    def _send(self, message: Message) -> bool:
+        """Queues the message, or returns False and leaves everything as it was."""
+        if not self._writable():
+            return False
+        try:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            self.complaint = f"{self._endpoint}: sending failed: {error}"
+            return False
+        self._last_sent = time.monotonic()
+        return True
+
+    def _introduce(self, now: float) -> None:
+        """Says Hello, at most once a heartbeat."""
+        if self._hello_sent is not None and now - self._hello_sent < self._heartbeat:
+            return
+        if not self._writable() or not self._send(replace(self._hello, step=self.step)):
+            return
+        self._hello_sent = now
+        if not self._introduced:
+            self.last_heard = now
+        self._introduced = True
+
+    def _speak(self, now: float) -> None:
+        """Says what is due: Hello, answers that wait, a heartbeat. Observations go behind them."""
+        silent = self._introduced and now - self.last_heard >= _LIVENESS * self._heartbeat
+        if not self._introduced or silent:
+            self._introduce(now)
+        if not self._introduced:
+            return
+        while self._replies and self._send(self._replies[0]):
+            self._replies.popleft()
+        if (
+            not silent
+            and now - min(self._last_sent, self.last_heard) >= self._heartbeat
+            and now - self._last_heartbeat >= self._heartbeat
+            and self._send(Heartbeat(self.step))
+        ):
+            self._last_heartbeat = now
+
+    def _answer(self, action: ActionRequest, status: AckStatus, step: int, why: str) -> None:
+        self._last_reply = ActionReply(action.id, Acknowledgement(status, step, why))
+        self._replies.append(self._last_reply)
+
+    def _listen(self) -> None:
+        for _ in range(_MESSAGES_PER_POLL):
+            if self.closed:
+                return
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            except zmq.ZMQError as error:
+                self.complaint = f"{self._endpoint}: receiving failed: {error}"
+                return
+            try:
+                if len(parts) != 1:
+                    raise ProtocolError(ErrorCode.MALFORMED, "a message in several parts")
+                self._take(decode(parts[0]))
+            except ProtocolError as error:
+                self._malformed += 1
+                messages = "1 message" if self._malformed == 1 else f"{self._malformed} messages"
+                self.complaint = (
+                    f"{self._endpoint} sent {messages} that cannot be read ({error}); "
+                    "is it attuned's endpoint?"
+                )
+
+    def _take(self, message: Message) -> None:
+        self.last_heard = time.monotonic()
+        if isinstance(message, Welcome):
+            self._take_welcome(message)
+        elif isinstance(message, ActionRequest):
+            self._take_action(message)
+        elif isinstance(message, Error):
+            # The daemon was started anew and knows nobody: that is mended by a Hello, silently.
+            if message.code == ErrorCode.OUT_OF_ORDER:
+                self._introduced = False
+                return
+            self.complaint = f"attuned: {message.text}"
+            if message.code in (ErrorCode.CONTRADICTION, ErrorCode.VERSION):
+                self._close(linger=0)
+        elif not isinstance(message, Heartbeat):
+            raise ProtocolError(
+                ErrorCode.MALFORMED,
+                f"{type(message).__name__}, which the daemon does not send to trainers",
+            )
+
+    def _take_welcome(self, welcome: Welcome) -> None:
+        seconds = welcome.heartbeat_seconds
+        if welcome.measure_every == 0 or not 0 < seconds <= _MAX_HEARTBEAT_SECONDS:
+            self.complaint = (
+                f"{self._endpoint} sent a Welcome that cannot be used: "
+                f"measure_every {welcome.measure_every}, heartbeat_seconds {seconds}"
+            )
+            return
+        self.met = True
+        self._introduced = True
+        self.measure_every = welcome.measure_every
+        self._heartbeat = seconds
+
+    def _take_action(self, action: ActionRequest) -> None:
+        if self._last_reply is not None and self._last_reply.id == action.id:
+            self._replies.append(self._last_reply)  # asked again: the answer was lost
+            return
+        if self._waiting is not None and self._waiting.id != action.id:
+            why = f"replaced by action {action.id}"
+            self._answer(self._waiting, AckStatus.REJECTED, self.step, why)
+        self._waiting = action
+
+    def _next_action(self) -> ActionRequest | None:
+        """The action to apply at this step; the ones that cannot be are answered."""
+        action, self._waiting = self._waiting, None
+        if action is None:
+            return None
+        if self.step > action.expires_step:
+            self._answer(action, AckStatus.EXPIRED, self.step, "")
+            return None
+        fault = setting_fault(action.setting, self._hello.job.sites)
+        if fault:
+            self._answer(action, AckStatus.REJECTED, self.step, fault)
+            return None
+        return action
+
+    def _close(self, linger: int) -> None:
+        """From here on nothing is said and nothing heard. Takes up to `linger` milliseconds."""
+        self.closed = True
+        self._waiting = None
+        self._socket.close(linger=linger)
+        self._context.term()

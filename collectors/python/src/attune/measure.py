@@ -1,0 +1,199 @@
+"""Measuring attention on a few sampled query rows, with stock kernels.
+
+What the numbers mean is defined in `env/observation.h` of the daemon; the C++ side is
+`collectors/attention.cpp`. Nothing of size queries × keys is made: entropy is the log-sum-exp of
+the sampled rows minus their expected logit. Functions of their arguments alone; no random numbers
+are drawn here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attune.values import METRICS, PROFILE_BINS
+
+ROWS, SEQUENCES = 16, 2
+"""Query rows that are measured in a sequence, and sequences of a batch, at most."""
+
+COLUMNS = len(METRICS) + PROFILE_BINS + 1
+"""Of what `numbers` returns: the metrics, the profile, and how many rows counted."""
+
+IMPORTANCE = METRICS.index("importance")
+LARGEST_LOGIT = METRICS.index("largest_logit")
+
+_HIDDEN_BELOW = -1e4  # a mask entry so low hides its key from the measurement
+_MINUS_INFINITY = float("-inf")
+
+
+def stratified(draws: Tensor, first: int, end: int) -> Tensor:
+    """One whole number from each equal stretch of [first, end); all of them where there are fewer.
+
+    Args:
+        draws: [count] uniform numbers in [0, 1).
+        first: The least number.
+        end: One above the largest; above `first`.
+
+    Returns:
+        [count or fewer], ascending, 64-bit integers on the device of `draws`.
+    """
+    size, count = end - first, draws.shape[0]
+    if size <= count:
+        return torch.arange(first, end, device=draws.device)
+    places = torch.arange(count + 1, device=draws.device)
+    bounds = torch.div(places * size, count, rounding_mode="floor")
+    low, width = bounds[:-1], bounds[1:] - bounds[:-1]
+    return first + low + torch.minimum((draws * width).to(torch.int64), width - 1)
+
+
+class View(NamedTuple):
+    """What the sampled rows see: the same for all sites with one mask, so made once for them.
+
+    S sequences, R rows, K keys; A stands for 1 where all heads see the same.
+
+    Attributes:
+        rows: [R] query rows that are measured.
+        sequences: [S] sequences of the batch that are measured.
+        bias: [S, A, R, K] added to the logits; None: nothing.
+        hidden: [S, A, R, K] keys that are not seen; all of a row that sees less than two keys.
+        counts: [S, A, R] whether a row sees two keys or more: the others say nothing.
+        weight: [S, A, R] of a row in a mean over the rows that count.
+        log_seen: [S, A, R] logarithm of the number of keys seen.
+        bins: [S, A, R, K] place of a key in the profile.
+        counted: [A] rows that count.
+    """
+
+    rows: Tensor
+    sequences: Tensor
+    bias: Tensor | None
+    hidden: Tensor
+    counts: Tensor
+    weight: Tensor
+    log_seen: Tensor
+    bins: Tensor
+    counted: Tensor
+
+
+def look(
+    rows: Tensor,
+    sequences: Tensor,
+    batch: int,
+    queries: int,
+    keys: int,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> View:
+    """What these rows of a batch see.
+
+    Args:
+        rows: Query rows to measure.
+        sequences: Sequences of the batch to measure.
+        batch: Sequences in the batch.
+        queries: Query rows of a sequence.
+        keys: Keys of a sequence, at least 2.
+        mask: Boolean (True: visible) or added to the logits; broadcasts to [batch, heads, queries,
+            keys]. Entries of -10,000 and below hide a key.
+        causal: Whether query i sees the keys 0 to i alone.
+    """
+    with torch.no_grad():
+        shape = (sequences.shape[0], 1, rows.shape[0], keys)
+        visible = torch.ones(shape, dtype=torch.bool, device=rows.device)
+        bias = None
+        if causal:
+            visible = visible & (torch.arange(keys, device=rows.device) <= rows.unsqueeze(1))
+        if mask is not None:
+            full = mask.expand(batch, mask.shape[1] if mask.dim() > 3 else 1, queries, keys)
+            part = full.index_select(0, sequences).index_select(2, rows)
+            if part.dtype == torch.bool:
+                visible = visible & part
+            else:
+                bias = part.float()
+                visible = visible & (bias > _HIDDEN_BELOW)
+        seen = visible.sum(-1)
+        counts = seen >= 2
+        counted = counts.sum((0, 2)).float()
+        # Key of rank r among n seen ones: bin ⌊16 (n − 1 − r) / n⌋.
+        n = seen.clamp_min(1).float().unsqueeze(-1)
+        bins = ((n - visible.cumsum(-1)) * PROFILE_BINS / n).floor().clamp(0, PROFILE_BINS - 1)
+        return View(
+            rows,
+            sequences,
+            bias,
+            ~(visible & counts.unsqueeze(-1)),
+            counts,
+            counts.float() / counted.clamp_min(1).view(1, -1, 1),
+            seen.float().log(),
+            bins.long(),
+            counted,
+        )
+
+
+def numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: float) -> Tensor:
+    """The metrics and profile of every head on the sampled rows, in 32-bit floats.
+
+    Args:
+        query: [batch, heads, queries, width], tuned, not yet multiplied by `scaling`.
+        key: [batch, heads, keys, width].
+        output: [batch, heads, queries, width], the heads' outputs after their gain.
+        view: What the rows see, of the same batch.
+        scaling: Factor on the logits.
+
+    Returns:
+        [heads, COLUMNS]; the importance is 0 here, as only the backward pass tells it, and all is 0
+        where no row sees two keys.
+    """
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        return _numbers(query, key, output, view, scaling)
+
+
+def _numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: float) -> Tensor:
+    def sample(x: Tensor) -> Tensor:
+        return x.index_select(0, view.sequences).index_select(2, view.rows).float()
+
+    # S sequences, A heads, R rows, K keys.
+    keys = key.index_select(0, view.sequences).float()
+    logits = torch.matmul(sample(query) * scaling, keys.transpose(-2, -1))
+    if view.bias is not None:
+        logits = logits + view.bias
+    logits = logits.masked_fill(view.hidden, _MINUS_INFINITY)
+    log_p = torch.log_softmax(logits, -1).masked_fill(view.hidden, 0)
+    p = log_p.exp().masked_fill(view.hidden, 0)
+    by_row = torch.stack(
+        (
+            -(p * log_p).sum(-1) / view.log_seen,  # H = log Σ exp(s) − E[s]
+            p.amax(-1),
+            p.select(3, 0),
+            sample(output).norm(dim=-1),
+        )
+    )
+    entropy, top, first, norms = (
+        (by_row * view.weight).masked_fill(~view.counts, 0).sum((1, 3)).unbind(0)
+    )
+
+    # Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
+    units = (p / p.norm(dim=-1, keepdim=True).clamp_min(1e-20)).transpose(1, 2)
+    shared = view.weight.expand(p.shape[:3]).transpose(1, 2).unsqueeze(-1)
+    cosines = (torch.matmul(units, units.transpose(-2, -1)) * shared).sum((0, 1))
+    cosines = cosines * (1 - torch.eye(cosines.shape[0], device=cosines.device))
+
+    profile = p.new_zeros((*p.shape[:3], PROFILE_BINS))
+    profile = profile.scatter_add_(3, view.bins.expand(p.shape), p)
+    metrics = [
+        entropy.clamp(0, 1),
+        logits.amax((0, 2, 3)),
+        top,
+        first,
+        norms / norms.mean().clamp_min(torch.finfo(torch.float32).tiny),
+        torch.zeros_like(norms),
+        cosines.amax(-1).clamp(0, 1),
+    ]
+    return torch.cat(
+        (
+            torch.stack(metrics, 1),
+            (profile * view.weight.unsqueeze(-1)).sum((0, 2)),
+            view.counted.expand(norms.shape).unsqueeze(1),
+        ),
+        1,
+    )

@@ -1,0 +1,209 @@
+"""A model with its tunings: attaching them, changing them whole, and baking them in.
+
+Used from the trainer's thread.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from attune.adapters import NAME, Adapter
+from attune.attention import Tuning
+from attune.values import Setting, Site, floats, setting_fault
+
+# Where DistributedDataParallel looks for the buffers that it need not spread.
+_DDP_IGNORED = "_ddp_params_and_buffers_to_ignore"
+
+
+class Place(NamedTuple):
+    """One tuned module: where it is, what tunes it, and what takes that away again."""
+
+    name: str
+    adapter: Adapter
+    module: nn.Module
+    tuning: Tuning
+    restore: Callable[[], None]
+
+
+class TunedModel:
+    """The tuned modules of a model, in its order.
+
+    Args:
+        model: Any module; DistributedDataParallel and compiled ones too.
+        adapters: How attention is found.
+
+    Raises:
+        ValueError: For a model without attention that they know, and one that is tuned already; the
+            model is left as it was.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
+        self.model = _unwrapped(model)
+        self.places: list[Place] = []
+        self._ignored: object | None = None
+        order = {name: place for place, (name, _) in enumerate(self.model.named_modules())}
+        found = [
+            (order.get(name, 0), name, adapter, module, site)
+            for adapter in adapters
+            for name, module, site in adapter.find(self.model)
+        ]
+        if not found:
+            raise ValueError(
+                f"{type(self.model).__name__} has no attention that attune knows: nothing to tune; "
+                "see attune.adapters for attention of your own"
+            )
+        for _, name, _, module, _ in found:
+            if isinstance(module._modules.get(NAME), Tuning):
+                raise ValueError(f"'{name}' is tuned already: remove() the other handle first")
+        seen: set[int] = set()
+        for _, name, adapter, module, site in sorted(found, key=lambda item: item[0]):
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            tuning = Tuning(replace(site, name=name or "attention"), _device_of(module))
+            tuning.train(module.training)
+            self.places.append(Place(name, adapter, module, tuning, lambda: None))
+        self.attach()
+        self.setting = self.read()
+        self._versions = self._buffer_versions()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What is tuned."""
+        return tuple(place.tuning.site for place in self.places)
+
+    def attach(self) -> None:
+        """Lets the modules' forward passes through their tunings."""
+        self.places = [
+            place._replace(restore=place.adapter.install(place.module, place.tuning))
+            for place in self.places
+        ]
+        names = [
+            ".".join(filter(None, (place.name, NAME, buffer)))
+            for place in self.places
+            for buffer, _ in place.tuning.named_buffers()
+        ]
+        # The ranks change them alike, each by itself.
+        self._ignored = self.model.__dict__.get(_DDP_IGNORED)
+        setattr(self.model, _DDP_IGNORED, [*(self._ignored or ()), *names])
+
+    def detach(self) -> None:
+        """Restores the model exactly."""
+        for place in reversed(self.places):
+            place.restore()
+        if self._ignored is None:
+            delattr(self.model, _DDP_IGNORED)
+        else:
+            setattr(self.model, _DDP_IGNORED, self._ignored)
+
+    def apply(self, setting: Setting) -> str | None:
+        """Applies the setting whole or not at all; what was wrong, or None."""
+        fault = setting_fault(setting, self.sites)
+        if fault:
+            return fault
+        try:
+            for place, part in zip(self.places, self._parts(setting), strict=False):
+                place.tuning.apply_setting(part)
+        except Exception as error:
+            for place, part in zip(self.places, self._parts(self.setting), strict=False):
+                place.tuning.apply_setting(part)
+            return f"{type(error).__name__}: {error}"
+        self.setting = setting
+        self._spread_skips()
+        self._versions = self._buffer_versions()
+        return None
+
+    def measure_next(self, draws: torch.Tensor) -> None:
+        """Lets the next step measure itself: all sites on the same rows, drawn fresh each time."""
+        views: dict[object, Any] = {}
+        for place in self.places:
+            place.tuning.measure_next(draws, views)
+
+    def follow(self) -> None:
+        """Takes up what the buffers say where a checkpoint was loaded, or the model moved."""
+        versions = self._buffer_versions()
+        if versions == self._versions:
+            return
+        self._versions = versions
+        self.setting = self.read()
+        for place in self.places:
+            place.tuning.plan()
+        self._spread_skips()
+
+    def read(self) -> Setting:
+        """What the buffers say now."""
+        parts = [place.tuning.setting() for place in self.places]
+        scale, gain = floats(), floats()
+        for part in parts:
+            scale.extend(part.scale)
+            gain.extend(part.gain)
+        return Setting(scale, gain, b"".join(part.active for part in parts))
+
+    def bake(self, attached: bool) -> nn.Module:
+        """A copy of the model that computes the same without tunings.
+
+        Args:
+            attached: Whether the tunings are in the model now.
+
+        Raises:
+            ValueError: Where a module has no weights that could take it up, naming the module.
+        """
+        setting = self.read()
+        if attached:
+            self.detach()
+        try:
+            plain = copy.deepcopy(self.model)
+        finally:
+            if attached:
+                self.attach()
+        modules = dict(plain.named_modules())
+        for place, part in zip(self.places, self._parts(setting), strict=False):
+            try:
+                place.adapter.bake(modules[place.name], part)
+            except ValueError as error:
+                site = place.tuning.site.name
+                raise ValueError(f"site '{site}' cannot be baked: {error}") from None
+        return plain
+
+    def _parts(self, setting: Setting) -> list[Setting]:
+        """The setting of each site."""
+        parts = []
+        first = 0
+        for site in self.sites:
+            own = slice(first, first + site.heads)
+            parts.append(Setting(setting.scale[own], setting.gain[own], setting.active[own]))
+            first = own.stop
+        return parts
+
+    def _spread_skips(self) -> None:
+        # Compiled code is made anew once when the first head of the job is skipped, not per site.
+        if any(place.tuning.skips for place in self.places):
+            for place in self.places:
+                place.tuning.skips = True
+
+    def _buffer_versions(self) -> list[tuple[object, ...]]:
+        return [place.tuning.version() for place in self.places]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel and torch.compile."""
+    inner: Any = model
+    while True:
+        name = type(inner).__name__
+        if name == "OptimizedModule":
+            inner = inner._orig_mod
+        elif name in ("DistributedDataParallel", "DataParallel"):
+            inner = inner.module
+        else:
+            return inner  # type: ignore[no-any-return]
+
+
+def _device_of(module: nn.Module) -> torch.device | None:
+    tensor = next(module.parameters(), None)
+    return None if tensor is None else tensor.device

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the virtual environment of the ecosystem tests; does nothing where it is up to date.
+# Usage: tests/python/environment.sh FOLDER
+set -euo pipefail
+folder="$1"
+here="$(dirname "$0")"
+[ "$folder/made" -nt "$here/requirements.txt" ] && [ "$folder/made" -nt "$0" ] && exit 0
+
+[ -x "$folder/bin/pip" ] || /usr/bin/python3 -m venv "$folder"
+# First and by its exact version: a looser one brings gigabytes of CUDA.
+torch="$(grep '^torch==' "$here/requirements.txt")"
+"$folder/bin/pip" install -q "$torch"
+"$folder/bin/pip" install -q -r "$here/requirements.txt"
+touch "$folder/made"

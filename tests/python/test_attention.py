@@ -1,0 +1,332 @@
+"""Tuned attention: what it computes, skips, measures, keeps and gives back."""
+
+import copy
+
+import attune
+import pytest
+import torch
+from attune.values import METRICS
+from models import OwnModel, apply, attached, encoder, train, varied
+from torch import nn
+
+IMPORTANCE = METRICS.index("importance")
+
+
+def batch(length=20, width=32, seed=0):
+    return torch.randn(3, length, width, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(model, x):
+    model.zero_grad()
+    model(x).square().mean().backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def models():
+    torch.manual_seed(0)
+    return [
+        pytest.param(OwnModel(), id="own"),
+        pytest.param(OwnModel(key_heads=2), id="own-grouped"),
+        pytest.param(encoder(), id="encoder"),
+        pytest.param(encoder(batch_first=False), id="encoder-length-first"),
+        pytest.param(encoder(norm_first=True, activation="gelu"), id="encoder-norm-first"),
+    ]
+
+
+@pytest.mark.parametrize("model", models())
+def test_neutral_attention_equals_the_untouched_model_bit_for_bit(model):
+    model = copy.deepcopy(model).train()
+    x = batch()
+    before, slopes = model(x), gradients(model, x)
+    attached(model)
+    assert torch.equal(model(x), before)
+    assert all(map(torch.equal, gradients(model, x), slopes))
+
+
+@pytest.mark.parametrize("model", models())
+def test_a_measured_step_computes_what_an_unmeasured_one_does(model):
+    model = copy.deepcopy(model).train()
+    x = batch()
+    before = model(x)
+    handle = attached(model)
+    for place in handle._tuned.places:
+        place.tuning.measure_next(torch.full((18,), 0.5))
+    assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("model", models())
+@pytest.mark.parametrize("training", [True, False])
+def test_a_baked_model_gives_the_tuned_outputs_and_knows_nothing_of_attune(model, training):
+    model = copy.deepcopy(model).train(training)
+    x = batch()
+    untuned = model(x)
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    tuned = model(x)
+    assert (tuned - untuned).abs().max() > 1e-3
+    plain = handle.bake()
+    torch.testing.assert_close(plain(x), tuned, atol=1e-5, rtol=1e-5)
+    assert not any("attune" in name for name in plain.state_dict())
+    assert torch.equal(model(x), tuned)
+
+
+@pytest.mark.parametrize("model", models())
+def test_remove_restores_the_model_exactly(model):
+    model = copy.deepcopy(model).eval()
+    x = batch()
+    with torch.no_grad():
+        before = model(x)
+    names = list(model.state_dict())
+    classes = [type(module) for module in model.modules()]
+    attributes = [sorted(module.__dict__) for module in model.modules()]
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    handle.remove()
+    with torch.no_grad():
+        assert torch.equal(model(x), before)
+    assert list(model.state_dict()) == names
+    assert [type(module) for module in model.modules()] == classes
+    assert [sorted(module.__dict__) for module in model.modules()] == attributes
+
+
+def test_the_fast_path_of_an_encoder_does_not_pass_the_tuning_by():
+    model = encoder().eval()
+    x = batch()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    padding = torch.zeros(3, 20, dtype=torch.bool)
+    padding[1, 15:] = True
+    with_gradients = model(x, src_key_padding_mask=padding)
+    with torch.no_grad():
+        without = model(x, src_key_padding_mask=padding)
+    torch.testing.assert_close(without[~padding], with_gradients[~padding])
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"kdim": 16, "vdim": 12}, {"bias": False}]
+)
+def test_multihead_attention_takes_all_its_arguments_bit_for_bit(options, need_weights):
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(32, 4, **options)
+    query = torch.randn(7, 2, 32)
+    key = torch.randn(5, 2, options.get("kdim", 32))
+    value = torch.randn(5, 2, options["vdim"]) if "vdim" in options else key
+    if options.get("batch_first"):
+        query, key = query.transpose(0, 1), key.transpose(0, 1)
+        value = key
+    masks = {
+        "attn_mask": torch.randn(7, 5),
+        "key_padding_mask": torch.tensor([[False] * 5, [False] * 3 + [True] * 2]),
+    }
+    before = [
+        module(query, key, value, need_weights=need_weights, **chosen)
+        for chosen in ({}, {"attn_mask": masks["attn_mask"]}, masks if not need_weights else {})
+    ]
+    attached(module)
+    after = [
+        module(query, key, value, need_weights=need_weights, **chosen)
+        for chosen in ({}, {"attn_mask": masks["attn_mask"]}, masks if not need_weights else {})
+    ]
+    for (output, weights), (expected, expected_weights) in zip(after, before):
+        assert torch.equal(output, expected)
+        assert weights is None or torch.equal(weights, expected_weights)
+
+
+def test_masks_of_each_head_go_with_their_heads():
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(32, 4, batch_first=True)
+    x = batch(6)
+    mask = torch.randn(3 * 4, 6, 6)
+    handle = attached(module)
+    apply(handle, varied(handle.sites))
+    tuned, weights = module(x, x, x, attn_mask=mask, average_attn_weights=False)
+    plain, _ = handle.bake()(x, x, x, attn_mask=mask)
+    torch.testing.assert_close(plain, tuned, atol=1e-5, rtol=1e-5)
+    assert weights.shape == (3, 4, 6, 6)
+    assert not weights[:, 2].any()
+
+
+def test_skipped_heads_are_not_computed_and_get_no_gradient():
+    model = encoder(layers=1).train()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    widths = []
+    original = torch.nn.functional.linear
+    torch.nn.functional.linear = lambda x, w, b=None: (
+        widths.append(tuple(w.shape)) or original(x, w, b)
+    )
+    try:
+        model(batch()).sum().backward()
+    finally:
+        torch.nn.functional.linear = original
+    assert (3 * 24, 32) in widths  # three of four heads, of 8 dimensions each
+    assert (32, 24) in widths
+    slope = model.layers[0].self_attn.in_proj_weight.grad.view(3, 4, 8, 32)
+    assert not slope[:, 2].any()
+    assert slope[:, 0].any()
+
+
+def test_importance_is_the_slope_of_the_loss_along_the_gain():
+    torch.manual_seed(0)
+    model = OwnModel().double()
+    x = batch().double()
+    handle = attached(model)
+    handle._tuned.places[0].tuning.measure_next(torch.full((18,), 0.5))
+    loss = model(x).square().mean()
+    loss.backward()
+    found = handle._tuned.places[0].tuning.take_numbers()[:, IMPORTANCE]
+    step = 2**-7
+    for head in range(4):
+        losses = []
+        for sign in (1, -1):
+            setting = attune.Setting.neutral(4)
+            setting.gain[head] = 1 + sign * step
+            apply(handle, setting)
+            losses.append(model(x).square().mean().item())
+        slope = (losses[0] - losses[1]) / (2 * step)
+        assert found[head].item() == pytest.approx(slope, rel=1e-3)
+
+
+def test_measuring_leaves_the_random_numbers_of_the_model_alone():
+    model = encoder(dropout=0.5).train()
+    x = batch()
+    outputs = []
+    for measured in (False, True):
+        torch.manual_seed(1)
+        handle = attached(model)
+        if measured:
+            for place in handle._tuned.places:
+                place.tuning.measure_next(torch.full((18,), 0.5))
+        outputs.append(model(x))
+        outputs.append(torch.rand(1))
+        handle.remove()
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
+
+
+def test_a_setting_travels_in_the_state_dict_and_is_in_force_where_it_is_loaded():
+    torch.manual_seed(0)
+    first, second = encoder(), encoder()
+    one, other = attached(first), attached(second)
+    apply(one, varied(one.sites))
+    second.load_state_dict(first.state_dict())
+    x = batch()
+    assert torch.equal(first(x), second(x))
+    train(second, other, x, 1)
+    assert other.setting == one.setting
+
+
+def test_a_checkpoint_of_before_attune_loads_as_neutral():
+    checkpoint = encoder().state_dict()
+    model = encoder()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    model.load_state_dict(checkpoint)
+    train(model, handle, batch(), 1)
+    assert handle.setting == attune.Setting.neutral(8)
+
+
+def test_a_changed_topology_on_resume_is_an_error_that_names_the_module():
+    first, second = nn.MultiheadAttention(32, 4), nn.MultiheadAttention(32, 8)
+    attached(first)
+    attached(second)
+    with pytest.raises(ValueError, match="4 heads at site 'attention' and the model 8"):
+        second.load_state_dict(first.state_dict())
+
+
+def test_a_copied_model_is_tuned_by_its_own_buffers():
+    model = encoder()
+    handle = attached(model)
+    twin = copy.deepcopy(model)
+    apply(handle, varied(handle.sites))
+    x = batch()
+    assert not torch.equal(model(x), twin(x))
+    handle.remove()
+    assert torch.equal(model(x), twin(x))
+
+
+def test_a_model_keeps_its_setting_in_another_precision():
+    model = OwnModel()
+    handle = attached(model)
+    setting = attune.Setting.neutral(4)
+    setting.scale[0] = 1.15
+    apply(handle, setting)
+    model.to(torch.bfloat16)
+    assert model(batch().to(torch.bfloat16)).dtype == torch.bfloat16
+    train(model.float(), handle, batch(), 1)
+    assert handle.setting == setting
+
+
+def test_a_first_pass_in_inference_mode_does_not_spoil_training():
+    model = OwnModel()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with torch.inference_mode():
+        model(batch())
+    model(batch()).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.scale.__setitem__(1, 17.0), "scale: head 1"),
+        (lambda s: s.gain.__setitem__(1, float("nan")), "gain: head 1"),
+        (lambda s: s.scale.append(1.0), "there are 5 entries"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_whole(change, words):
+    model = OwnModel()
+    handle = attached(model)
+    setting = attune.Setting.neutral(4)
+    change(setting)
+    assert words in handle.apply(setting)
+    assert handle.setting == attune.Setting.neutral(4)
+
+
+def test_no_site_is_left_without_an_active_head():
+    handle = attached(OwnModel())
+    neutral = attune.Setting.neutral(4)
+    fault = handle.apply(attune.Setting(neutral.scale, neutral.gain, bytes(4)))
+    assert "no active head" in fault
+
+
+def test_own_attention_without_projections_cannot_be_baked_and_says_which():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = attune.Attention(4, 8)
+
+    model = Model()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match=r"site 'inner' cannot be baked.*query="):
+        handle.bake()
+
+
+def test_autocast_and_gradient_accumulation_measure_as_ever():
+    model = OwnModel()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    for _ in range(8):
+        for _ in range(2):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = model(batch()).float().square().mean() / 2
+            loss.backward()
+        handle.step(loss)
+    assert handle.last_observation.step == 8
+    assert all(value > 0 for value in handle.last_observation.metrics[IMPORTANCE :: len(METRICS)])
+    handle.remove()
+
+
+def test_checkpointed_layers_measure_importance_too():
+    from torch.utils.checkpoint import checkpoint
+
+    model = OwnModel()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    for _ in range(8):
+        x = batch().requires_grad_()
+        loss = checkpoint(model, x, use_reentrant=False).square().mean()
+        loss.backward()
+        handle.step(loss)
+    assert all(value > 0 for value in handle.last_observation.metrics[IMPORTANCE :: len(METRICS)])
+    handle.remove()

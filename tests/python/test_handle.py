@@ -1,0 +1,296 @@
+"""A trainer with attach: what it tells the daemon, what it applies, and what never breaks it."""
+
+import math
+import warnings
+
+import attune
+import pytest
+import torch
+from attune.protocol import AckStatus, ActionReply, ActionRequest, Bye, Hello, Observation, Welcome
+from attune.values import METRICS, Outcome, observation_fault
+from daemon import PATIENCE_SECONDS, Router
+from models import OwnModel, apply, attached, encoder, train, varied
+from torch import nn
+
+
+def batch(length=20):
+    return torch.randn(3, length, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    for name in ("ENDPOINT", "MODE", "DIR", "JOB", "KEYS", "POLICY"):
+        monkeypatch.delenv(f"ATTUNE_{name}", raising=False)
+
+
+@pytest.fixture
+def router(tmp_path, monkeypatch):
+    endpoint = f"ipc://{tmp_path}/socket"
+    monkeypatch.setenv("ATTUNE_ENDPOINT", endpoint)
+    made = Router(endpoint)
+    yield made
+    made.close()
+
+
+def next_of(router, kind, step):
+    """Lets the trainer go on until the daemon has received this kind of message."""
+    for _ in range(PATIENCE_SECONDS * 500):
+        message = router.receive()
+        if isinstance(message, kind):
+            return message
+        if message is None:
+            step()
+    raise AssertionError(f"no {kind.__name__} came")
+
+
+def trainer(model, handle):
+    return lambda: train(model, handle, batch(), 1)
+
+
+def test_a_trainer_introduces_its_sites_reports_and_says_how_it_ended(router, monkeypatch):
+    monkeypatch.setenv("ATTUNE_JOB", "run-9")
+    monkeypatch.setenv("ATTUNE_POLICY", "kmeans")
+    model = encoder()
+    handle = attune.attach(
+        model, name="tiny", budget=attune.Budget.steps(500), seed=3, learning_rate=0.01
+    )
+    step = trainer(model, handle)
+    hello = next_of(router, Hello, step)
+    assert hello.job == handle.job
+    assert (hello.job.key, hello.job.name, hello.job.policy) == ("run-9", "tiny", "kmeans")
+    assert [site.name for site in hello.job.sites] == ["layers.0.self_attn", "layers.1.self_attn"]
+    assert [site.heads for site in hello.job.sites] == [4, 4]
+    router.send(Welcome(1, 2, 30.0))
+    observation = next_of(router, Observation, step)
+    assert observation_fault(observation, handle.sites) is None
+    assert 0 < observation.attention_share <= 1
+    assert observation.compute_seconds > 0
+    handle.finish(1.25)
+    assert next_of(router, Bye, lambda: None) == Bye(
+        Outcome.FINISHED, handle.steps, handle.compute_seconds, 1.25
+    )
+    assert not handle.step(1.0)
+
+
+def test_an_action_is_applied_between_two_steps_and_acknowledged(router):
+    model = encoder()
+    handle = attached(model)
+    step = trainer(model, handle)
+    next_of(router, Hello, step)
+    router.send(Welcome(1, 2, 30.0))
+    wanted = varied(handle.sites)
+    router.send(ActionRequest(5, 10**6, wanted))
+    reply = next_of(router, ActionReply, step)
+    assert reply.acknowledgement.status == AckStatus.APPLIED
+    assert handle.setting == wanted
+    observation = next_of(router, Observation, lambda: train(model, handle, batch(), 1))
+    while observation.action != 5:
+        observation = next_of(router, Observation, step)
+    assert observation.active == wanted.active
+    assert not any(observation.metrics[2 * len(METRICS) : 3 * len(METRICS)])
+    handle.remove()
+
+
+def test_step_says_whether_the_setting_changed(router):
+    model = OwnModel()
+    handle = attached(model)
+    next_of(router, Hello, trainer(model, handle))
+    router.send(Welcome(1, 2, 30.0))
+    router.send(ActionRequest(5, 10**6, varied(handle.sites)))
+    changes = []
+    while not any(changes):
+        changes.append(handle.step(model(batch()).mean()))
+    assert handle.setting == varied(handle.sites)
+    handle.remove()
+
+
+def test_a_model_that_holds_a_setting_introduces_itself_with_it(router):
+    first = OwnModel()
+    one = attached(first, endpoint="ipc:///nobody/there")
+    apply(one, varied(one.sites))
+    model = OwnModel()
+    handle = attached(model)
+    model.load_state_dict(first.state_dict())
+    train(model, handle, batch(), 1)
+    assert handle.setting == one.setting
+    handle.remove()
+    one.remove()
+
+
+def test_without_a_daemon_a_job_trains_on_and_says_so_once(monkeypatch):
+    monkeypatch.setattr("attune.handle._PATIENCE_SECONDS", 0.0)
+    model = OwnModel()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    with pytest.warns(RuntimeWarning, match="no daemon answers") as caught:
+        train(model, handle, batch(), 20)
+        handle.finish()
+    assert len(caught) == 1
+    assert handle.steps == 20
+    assert handle.compute_seconds > 0
+    assert handle.setting == attune.Setting.neutral(4)
+
+
+def test_without_an_endpoint_nothing_is_measured_and_nothing_is_said():
+    model = OwnModel()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        handle = attached(model)
+        train(model, handle, batch(), 20)
+        handle.finish()
+    assert handle.last_observation is None
+
+
+def test_off_means_off_whatever_else_is_said(router, monkeypatch):
+    monkeypatch.setenv("ATTUNE_MODE", "off")
+    model = OwnModel()
+    handle = attached(model)
+    train(model, handle, batch(), 20)
+    handle.finish()
+    assert router.receive() is None
+
+
+def test_offline_writes_a_log_for_attune_import(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTUNE_MODE", "offline")
+    monkeypatch.setenv("ATTUNE_DIR", str(tmp_path / "logs"))
+    monkeypatch.setenv("ATTUNE_JOB", "run-9")
+    model = OwnModel()
+    with attached(model) as handle:
+        train(model, handle, batch(), 20)
+    assert handle.probe.log_path == tmp_path / "logs" / "run-9.attune"
+    assert handle.last_observation.step == 16
+    assert handle.probe.log_path.stat().st_size > 500
+
+
+def test_an_exception_that_leaves_the_block_ends_the_job_as_failed(router):
+    model = OwnModel()
+    with pytest.raises(KeyError), attached(model) as handle:
+        next_of(router, Hello, trainer(model, handle))
+        router.send(Welcome(1, 2, 30.0))
+        while not handle.probe.met:
+            train(model, handle, batch(), 1)
+        raise KeyError
+    assert next_of(router, Bye, lambda: None).outcome == Outcome.FAILED
+
+
+def test_a_loss_that_is_no_number_does_not_stop_a_job(router):
+    model = OwnModel()
+    handle = attached(model)
+    with pytest.warns(RuntimeWarning, match="loss is nan"):
+        next_of(router, Hello, lambda: handle.step(model(batch()).mean()))
+        router.send(Welcome(1, 2, 30.0))
+        while handle.probe.dropped == 0:
+            model(batch())
+            handle.step(math.nan)
+    handle.remove()
+
+
+def test_a_site_that_is_not_run_keeps_its_numbers_and_is_named_once():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = OwnModel(), OwnModel()
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = Model()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    with pytest.warns(RuntimeWarning, match=r"site 'unused\.attention' did not measure") as caught:
+        train(model, handle, batch(), 24)
+    assert len(caught) == 1
+    assert observation_fault(handle.last_observation, handle.sites) is None
+    handle.remove()
+
+
+def test_an_overflow_in_half_precision_is_told_and_left_out():
+    model = OwnModel()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    with torch.no_grad():
+        model.query.weight.fill_(math.inf)
+    with pytest.warns(RuntimeWarning, match="site 'attention' measured values that are no finite"):
+        for _ in range(8):
+            handle.step(model(batch()).mean() * 0 + 1.0)
+    assert all(map(math.isfinite, handle.last_observation.metrics))
+    handle.remove()
+
+
+def test_a_step_never_raises_because_of_attune(monkeypatch):
+    model = OwnModel()
+    handle = attached(model)
+
+    def broken(*_, **__):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(handle.probe, "poll", broken)
+    with pytest.warns(RuntimeWarning, match="OSError: the disk is gone; training goes on"):
+        assert not handle.step(1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (nn.Linear(3, 3), {}, "Linear has no attention"),
+        (OwnModel(), {"endpoint": "nonsense"}, "endpoint 'nonsense'"),
+        (OwnModel(), {"endpoint": "ipc:///x", "name": ""}, "name is empty"),
+        (OwnModel(), {"endpoint": "ipc:///x", "budget": attune.Budget.steps(0)}, "budget"),
+    ],
+)
+def test_what_cannot_be_attached_is_refused_and_the_model_left_as_it_was(model, options, words):
+    names = list(model.state_dict())
+    options = {"budget": attune.Budget.steps(10), **options}
+    with pytest.raises(ValueError, match=words):
+        attune.attach(model, **options)
+    assert list(model.state_dict()) == names
+
+
+def test_a_model_is_attached_once_at_a_time():
+    model = OwnModel()
+    handle = attached(model)
+    with pytest.raises(ValueError, match="tuned already"):
+        attached(model)
+    handle.remove()
+    attached(model).remove()
+
+
+def test_attention_that_cannot_be_tuned_is_left_out_by_name():
+    model = nn.Sequential(nn.MultiheadAttention(8, 2, add_bias_kv=True), OwnModel())
+    with pytest.warns(UserWarning, match="'0' is left out"):
+        handle = attached(model)
+    assert [site.name for site in handle.sites] == ["1.attention"]
+
+
+def test_a_module_that_is_registered_twice_is_one_site():
+    inner = OwnModel()
+    model = nn.ModuleList([inner, inner])
+    assert len(attached(model).sites) == 1
+
+
+def test_an_adapter_of_ones_own_is_three_methods():
+    class Gated(nn.Module):
+        def forward(self, x):
+            tuning = self._modules.get("attune")
+            kernel = lambda q, k, v, mask: q  # noqa: E731
+            return x if tuning is None else tuning.attend(x, x, x, kernel, scaling=1.0)
+
+    class Adapter:
+        def find(self, model):
+            for name, module in model.named_modules():
+                if isinstance(module, Gated):
+                    yield name, module, attune.Site(name, heads=2, head_width=4, context=8)
+
+        def install(self, module, tuning):
+            module.attune = tuning
+            return lambda: delattr(module, "attune")
+
+        def bake(self, module, setting):
+            pass
+
+    model = nn.Sequential(Gated())
+    handle = attached(model, adapters=[Adapter()])
+    setting = attune.Setting.neutral(2)
+    setting.gain[1] = 3.0
+    apply(handle, setting)
+    x = torch.ones(1, 2, 8, 4)
+    assert model(x)[0, :, 0, 0].tolist() == [1.0, 3.0]
+    handle.remove()
+    assert torch.equal(model(x), x)
