@@ -121,7 +121,7 @@ def main():
                 endpoint, 160, 12, 256, vocabulary=256, width=64, heads=8, layers=3
             )
             held = held_up(endpoint, daemon.pid)
-            small = compare(endpoint, 24, 1, 256, vocabulary=50_257, width=768, heads=12, layers=12)
+            small = compare(endpoint, 20, 1, 128, vocabulary=50_257, width=768, heads=12, layers=12)
         finally:
             daemon.terminate()
             daemon.wait()

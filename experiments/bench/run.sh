@@ -7,9 +7,10 @@
 #   sweep    what a sweep costs beside its 100 runs
 #   jobs     what 1,000 jobs at a time cost one daemon
 #   stopped  a trainer's step beside a stopped and a killed daemon
+#   python   a Python trainer's step with attune attached beside a bare one; seconds held up
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-names=(insert page merge sweep jobs stopped)
+names=(insert page merge sweep jobs stopped python)
 
 run() {
   cmake --preset release >/dev/null
@@ -19,6 +20,10 @@ run() {
     sweep) cmake --build --preset release --target attune >&2 && experiments/bench/sweep.sh ;;
     jobs) cmake --build --preset release --target attuned attune attune-bench-jobs >&2 && experiments/bench/jobs.sh ;;
     stopped) cmake --build --preset release --target attune attuned attune-demo-lm >&2 && experiments/bench/stopped.sh ;;
+    python)
+      cmake --build --preset release --target attuned >&2 && tests/python/environment.sh build/python-venv >&2
+      PYTHONPATH=collectors/python/src build/python-venv/bin/python experiments/bench/python.py
+      ;;
   esac
 }
 
