@@ -76,10 +76,14 @@ def default() -> list[Adapter]:
 
     found: list[Adapter] = [own.OwnAttention(), torch_mha.TorchMultiheadAttention()]
     try:
-        from attune.adapters import transformers_interface
+        from attune.adapters import transformers_classes, transformers_interface
     except ImportError:
         return found
-    return [*found, transformers_interface.TransformersInterface()]
+    return [
+        *found,
+        transformers_interface.TransformersInterface(),
+        transformers_classes.TransformersClasses(),
+    ]
 
 
 def fold(
