@@ -363,6 +363,35 @@ def test_a_module_with_other_heads_than_it_said_runs_untuned_and_is_named():
     handle.remove()
 
 
+def test_heads_that_are_pruned_behind_attunes_back_leave_their_site_untuned_and_named():
+    model, inputs = bert()
+    block = model.encoder.layer[0].attention
+    if calls_interface(block.self):
+        pytest.skip("this transformers asks its interface: heads are counted when it runs")
+    handle = attached(model.train(), endpoint="ipc:///nobody/there")
+    apply(handle, varied(handle.sites))
+    block.prune_heads({0})
+    words = r"site 'encoder\.layer\.0\..* has 3 heads where it said 4; it runs untuned"
+    with pytest.warns(RuntimeWarning, match=words):
+        for _ in range(8):
+            handle.step(output(model, inputs).mean())
+    handle.remove()
+
+
+def test_heads_that_do_not_divide_the_width_are_left_out_by_name():
+    class Asking(torch.nn.Module):
+        num_heads, embed_dim = 3, 32
+
+        def forward(self, x):
+            return ALL_ATTENTION_FUNCTIONS["sdpa"](self, x, x, x)
+
+    model = torch.nn.ModuleDict({"odd": Asking(), "even": gpt2()[0]})
+    with pytest.warns(UserWarning, match="'odd' is left out: how many heads Asking has"):
+        handle = attached(model)
+    assert [site.name for site in handle.sites] == ["even.h.0.attn", "even.h.1.attn"]
+    handle.remove()
+
+
 def test_projections_that_do_not_hold_the_heads_they_should_are_left_out_by_name():
     model, _ = bert()
     attention = model.encoder.layer[0].attention.self

@@ -196,6 +196,9 @@ def _attend(
     forward: Forward, layout: _Layout, module: nn.Module, tuning: Tuning, given: dict[str, Any]
 ) -> tuple[Any, ...]:
     """Runs the class's forward with these arguments, by their names."""
+    heads = getattr(module, layout.heads)
+    if not tuning.fits(heads, heads):
+        return forward(module, **given)
     plan = tuning.plan()
     measured = tuning.measuring and tuning.training
     if plan == (None, None, None) and not measured:

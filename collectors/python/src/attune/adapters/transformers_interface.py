@@ -74,8 +74,7 @@ def _attend(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    if query.shape[1] != tuning.site.heads or tuning.site.heads % key.shape[1] != 0:
-        tuning.leave_out(f"has {query.shape[1]} heads where it said {tuning.site.heads}")
+    if not tuning.fits(query.shape[1], key.shape[1]):
         return function(module, query, key, value, mask, *args, **kwargs)
     timed = tuning.measuring and tuning.training and not _compiling()
     start = time.process_time() if timed else 0.0
