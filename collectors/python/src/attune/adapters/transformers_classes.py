@@ -201,7 +201,7 @@ def _attend(
         return forward(module, **given)
     plan = tuning.plan()
     measured = tuning.measuring and tuning.training
-    if plan == (None, None, None) and not measured:
+    if all(part is None for part in plan) and not measured:
         return forward(module, **given)
     timed = measured and not _compiling()
     start = time.process_time() if timed else 0.0
@@ -212,12 +212,11 @@ def _attend(
     # Behind the output come T5's bias and then, in all of them, the weights where they were wished.
     maps = [i for i, value in enumerate(rest) if isinstance(value, Tensor) and value.dim() == 4]
     bias = None
-    if "position_bias" in given or hasattr(module, "compute_bias"):
-        bias = rest[maps[0]]
+    if hasattr(module, "compute_bias"):
+        place = maps.pop(0)
+        bias = rest[place]
         if plan.active is not None:
-            rest[maps.pop(0)] = _bias_of_all_heads(view, tuning, given, bias)
-        else:
-            maps.pop(0)
+            rest[place] = _bias_of_all_heads(view, tuning, given, bias)
     if plan.active is not None:
         for i in maps:
             rest[i] = tuning.restore(rest[i], plan.active, 1)
