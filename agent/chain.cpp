@@ -15,7 +15,6 @@ Chain::Chain(std::string_view policy)
       kmeans_(MakeKMeans()),
       qk_clip_(MakeQkClip()),
       explore_(MakeExplore()),
-      grow_(MakeGrow()),
       importance_(MakeImportance()) {
   Use(policy);
 }
@@ -59,8 +58,6 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
     order.push_back(qk_clip_.get());
   } else if (asked == "importance") {
     order.push_back(importance_.get());
-  } else if (asked == "grow") {
-    order.push_back(grow_.get());
   } else if (asked == "explore") {
     order.push_back(explore_.get());
   }

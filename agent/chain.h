@@ -13,9 +13,8 @@
 namespace attune {
 
 // Who may be asked to decide.
-inline constexpr std::array<std::string_view, 10> kPolicyNames = {
-    "auto",       "keep", "random",  "kmeans",  "qk_clip",
-    "importance", "grow", "explore", "network", "external"};
+inline constexpr std::array<std::string_view, 9> kPolicyNames = {
+    "auto", "keep", "random", "kmeans", "qk_clip", "importance", "explore", "network", "external"};
 
 class Chain {
  public:
@@ -50,7 +49,7 @@ class Chain {
 
   bool served_ = false;
   std::string policy_;
-  std::unique_ptr<attune::Policy> keep_, random_, kmeans_, qk_clip_, explore_, grow_, importance_;
+  std::unique_ptr<attune::Policy> keep_, random_, kmeans_, qk_clip_, explore_, importance_;
   std::unique_ptr<attune::Policy> network_;
 };
 

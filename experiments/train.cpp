@@ -37,7 +37,6 @@ namespace po = boost::program_options;
 
 struct Options {
   std::vector<std::string> stores;
-  std::vector<std::string> rehearsed;
   std::string output;
   std::string from;
   bool greedy = false;
@@ -136,9 +135,8 @@ std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
   return traits;
 }
 
-// A job that asked to be kept as it is teaches that; one whose policies declined teaches nothing.
-bool IsLesson(const Trial& trial, const JobSpec& job) {
-  return trial.action && (trial.decider != "keep" || job.policy == "keep") &&
+bool IsLesson(const Trial& trial) {
+  return trial.action && trial.decider != "keep" &&
          (trial.acknowledgement.status == AckStatus::kNone ||
           trial.acknowledgement.status == AckStatus::kApplied);
 }
@@ -163,7 +161,7 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
       auto& all = trials[job.id];
       for (auto trial = all.rbegin(); trial != all.rend(); ++trial) {
         rest += *trial->reward;
-        if (!IsLesson(*trial, job.spec)) continue;
+        if (!IsLesson(*trial)) continue;
         episode.trials.push_back(std::move(*trial));
         episode.returns.push_back(rest);
       }
@@ -374,22 +372,13 @@ void Train(const Options& options) {
       Weigh(group, *judge, in_steps && compute_by_steps ? &*compute_by_steps : nullptr, options);
     }
   }
-  // What is rehearsed is imitated as it was, each job as much as a whole group.
-  auto rehearsed = ReadGroups(options.rehearsed);
-  for (auto& [key, group] : rehearsed) {
-    for (Episode& episode : group.episodes) {
-      episode.weights.assign(episode.trials.size(),
-                             1 / static_cast<double>(group.episodes.size()));
-    }
-    learned_from.push_back(&group);
-  }
   const std::vector<Sample> lessons = SamplesOf(learned_from);
   const std::vector<Sample> tests = SamplesOf(held_out);
   if (lessons.empty()) {
     throw std::invalid_argument("there is nothing to learn from in these histories");
   }
-  fmt::print("{} groups, {} rehearsed; {} decisions to learn from, {} held out\n", groups.size(),
-             rehearsed.size(), lessons.size(), tests.size());
+  fmt::print("{} groups; {} decisions to learn from, {} held out\n", groups.size(), lessons.size(),
+             tests.size());
 
   NetworkOptions network_options;
   network_options.seed = options.seed;
@@ -422,8 +411,6 @@ int Main(int argc, char** argv) {
       ("store", po::value(&options.stores), "a history (attune.db); jobs of one name and seed are compared")
       ("output,o", po::value(&options.output), "the checkpoint that is written")
       ("from", po::value(&options.from), "a checkpoint to go on from")
-      ("rehearse", po::value(&options.rehearsed)->composing(),
-       "a history of that checkpoint at work, whose decisions it is not to forget; may be repeated")
       ("greedy", po::bool_switch(&options.greedy),
        "weigh each decision by what the next window alone brought: a baseline")
       ("temperature", po::value(&options.temperature)->default_value(0.02, "0.02"),

@@ -55,6 +55,19 @@ Plan PlanOf(const JobSpec& job) {
   return plan;
 }
 
+// The largest change towards `wanted` that does not go beyond it.
+CountChange Towards(std::size_t wanted, std::size_t active, std::size_t heads) {
+  if (active > wanted) {
+    return ChangedCount(active, CountChange::kHalve, heads) >= wanted ? CountChange::kHalve
+                                                                      : CountChange::kMinusOne;
+  }
+  if (active < wanted) {
+    return ChangedCount(active, CountChange::kDouble, heads) <= wanted ? CountChange::kDouble
+                                                                       : CountChange::kPlusOne;
+  }
+  return CountChange::kKeep;
+}
+
 class ExplorePolicy : public Policy {
  public:
   [[nodiscard]] std::string_view Name() const override { return "explore"; }
@@ -73,7 +86,7 @@ class ExplorePolicy : public Policy {
                                                                     : plan.other_share;
       const auto wanted =
           static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
-      const CountChange change = ChangeTowards(
+      const CountChange change = Towards(
           wanted, CountActive(std::span(situation.setting.active).subspan(offsets[site], heads)),
           heads);
       const bool open = situation.mask.count[site][static_cast<std::size_t>(change)] != 0;

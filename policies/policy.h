@@ -1,4 +1,4 @@
-// Who decides. One implementation a file: keep, kmeans, grow, network … (Policies outside of this
+// Who decides. One implementation a file: keep, kmeans, network … (Policies outside of this
 // process are asked by the daemon, and their answers take the form of a Verdict.)
 #pragma once
 

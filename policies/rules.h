@@ -20,8 +20,6 @@ namespace attune {
 
 // Half of the heads pruned once by their gates' gradient (Michel et al., 1905.10650).
 [[nodiscard]] std::unique_ptr<Policy> MakeImportance();
-// Few heads first, all of them at the end, doubled by quarters of the budget (grow.cpp).
-[[nodiscard]] std::unique_ptr<Policy> MakeGrow();
 // A plan drawn for each job from its key and held to its end: what networks learn from
 // (explore.cpp).
 [[nodiscard]] std::unique_ptr<Policy> MakeExplore();

@@ -110,7 +110,7 @@ to choose.
               "attuned stops.\n",
      .unnamed = {{"verb", Kind::kText, "VERB", "what to do", "list use", "list"},
                  {"name", Kind::kText, "NAME", "who is to decide",
-                  "auto keep random kmeans qk_clip importance grow explore network external"}},
+                  "auto keep random kmeans qk_clip importance explore network external"}},
      .example = "policy use keep"},
     {.name = "sql",
      .run = Sql,

@@ -121,8 +121,7 @@ int Policy(const std::vector<std::string>& words) {
         AskDaemon<Reply>(arguments.paths, UsePolicy{arguments.Get<std::string>("name")}));
   }
   Table table({"name", "version", "created", "trials", "path", "provenance"});
-  for (const char* rule :
-       {"keep", "random", "kmeans", "qk_clip", "importance", "grow", "explore"}) {
+  for (const char* rule : {"keep", "random", "kmeans", "qk_clip", "importance", "explore"}) {
     table.Add({rule, 0, nullptr, 0, "", "a rule; see policies/README.md"});
   }
   table.Add({"external", 0, nullptr, 0, "", "a policy server; see policies/README.md"});

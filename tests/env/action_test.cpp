@@ -53,14 +53,6 @@ Setting WithActive(std::vector<std::uint8_t> active) {
   return setting;
 }
 
-TEST_CASE("the way to a number of heads is the largest change that goes no further") {
-  CHECK(ChangeTowards(2, 8, 8) == CountChange::kHalve);
-  CHECK(ChangeTowards(3, 4, 8) == CountChange::kMinusOne);
-  CHECK(ChangeTowards(4, 4, 8) == CountChange::kKeep);
-  CHECK(ChangeTowards(4, 3, 8) == CountChange::kPlusOne);
-  CHECK(ChangeTowards(6, 3, 8) == CountChange::kDouble);
-}
-
 TEST_CASE("counts change as named and stay within 1 and the site's heads") {
   CHECK(ChangedCount(8, CountChange::kHalve, 8) == 4);
   CHECK(ChangedCount(5, CountChange::kHalve, 8) == 2);

@@ -32,7 +32,7 @@ std::vector<PlannedRun> Runs(std::size_t groups, std::size_t runs_each, double l
 }
 
 TEST_CASE("the critic finds what plans are worth to each job, whatever their groups cost anyway") {
-  const Critic critic(Runs(200, 4, 0));
+  const Critic critic(Runs(100, 4, 0));
   CHECK(critic.Foreseen() > 0.99);
   const std::vector<double> job = {0.5};
   CHECK(critic.Judge(job, std::vector<double>{0, 0}).mean == 0);
@@ -46,7 +46,7 @@ TEST_CASE("the critic says by how much it may be wrong") {
   const std::vector<double> job = {0};
   const std::vector<double> plan = {1, 0};
   const auto few = Critic(Runs(20, 3, 1)).Judge(job, plan);
-  const auto many = Critic(Runs(500, 3, 1)).Judge(job, plan);
+  const auto many = Critic(Runs(120, 3, 1)).Judge(job, plan);
   CHECK(std::abs(many.mean - 2) < 4 * many.deviation);
   CHECK(many.deviation < few.deviation / 2);
 }

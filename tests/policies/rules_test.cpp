@@ -397,26 +397,6 @@ TEST_CASE(
   CHECK(decide().count == Counts{CountChange::kKeep, CountChange::kKeep});
 }
 
-TEST_CASE("grow brings every site to an eighth of its heads and doubles them by quarters") {
-  Scene scene({std::vector<Look>(8, kHealthy), std::vector<Look>(6, kHealthy)});
-  const auto policy = MakeGrow();
-  std::mt19937_64 random(1);
-  const auto after = [&](double from, double to) {
-    for (int window = 0; window < 6; ++window) {
-      scene.progress = from + (to - from) * window / 6;
-      scene.setting = Apply(scene.job.topology, scene.setting,
-                            std::get<Decision>(scene.Ask(*policy, random)).action);
-      scene.mask = MaskOf(scene.job.topology, scene.setting);
-    }
-    const std::span active(scene.setting.active);
-    return std::pair(CountActive(active.first(8)), CountActive(active.last(6)));
-  };
-  CHECK(after(0, 0.25) == std::pair(1UL, 1UL));
-  CHECK(after(0.25, 0.5) == std::pair(2UL, 1UL));
-  CHECK(after(0.5, 0.75) == std::pair(4UL, 3UL));
-  CHECK(after(0.75, 1) == std::pair(8UL, 6UL));
-}
-
 TEST_CASE(
     "explore holds one plan from a job's first window to its last, and another for each key") {
   std::set<std::string> plans;

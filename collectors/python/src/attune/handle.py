@@ -19,9 +19,11 @@ import re
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,17 +65,20 @@ class Handle:
         adapters: Sequence[Adapter],
         job: Callable[[tuple[Site, ...]], JobSpec],
         probe: Callable[[JobSpec, Setting], Probe],
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self._tuned = TunedModel(model, adapters)
         try:
+            if state is not None:
+                self._take_up(state)
             self._job = job(self._tuned.sites)
             self._probe = probe(self._job, self._tuned.setting)
         except BaseException:
             self._tuned.detach()
             raise
         self._random = random.Random(self._job.seed)
-        self._step = 0
-        self._compute_seconds = 0.0
+        self._step = int(state["step"]) if state is not None else 0
+        self._compute_seconds = float(state["compute_seconds"]) if state is not None else 0.0
         self._started: float | None = time.process_time()
         self._born = time.monotonic()
         self._measure_every = MEASURE_EVERY_AT_FIRST
@@ -120,6 +125,22 @@ class Handle:
     def probe(self) -> Probe:
         """The line to the daemon."""
         return self._probe
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the job: its key, where it stands, and the setting.
+
+        Numbers, texts and lists of numbers alone. `attach(…, state=…)` takes it up.
+        """
+        setting = self.setting
+        return {
+            "key": self._job.key,
+            "step": self._step,
+            "compute_seconds": self._compute_seconds,
+            "sites": [site.name for site in self.sites],
+            "scale": setting.scale.tolist(),
+            "gain": setting.gain.tolist(),
+            "active": list(setting.active),
+        }
 
     def start_step(self) -> None:
         """Marks the beginning of a step. Optional: without it a step begins where the last ended.
@@ -217,6 +238,19 @@ class Handle:
         trace: TracebackType | None,
     ) -> None:
         self.finish(outcome=Outcome.FINISHED if kind is None else Outcome.FAILED)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        sites = [site.name for site in self._tuned.sites]
+        for place, (before, now) in enumerate(zip_longest(state["sites"], sites)):
+            if before != now:
+                raise ValueError(
+                    f"the checkpoint has {_named(before)} as attention {place} and the model "
+                    f"{_named(now)}: the topology changed; attach without `state` to begin anew"
+                )
+        setting = Setting(floats(state["scale"]), floats(state["gain"]), bytes(state["active"]))
+        fault = self._tuned.apply(setting)
+        if fault:
+            raise ValueError(f"the checkpoint's setting: {fault}")
 
     def _report(self, loss_scale: float) -> bool:
         """What is due at a safe point; True where the setting changed."""
@@ -356,6 +390,10 @@ class Handle:
             warnings.warn(f"attune: {text}", RuntimeWarning, stacklevel=3)
 
 
+def _named(site: str | None) -> str:
+    return "none" if site is None else f"'{site}'"
+
+
 _ZEROS = [0.0] * PROFILE_BINS
 
 
@@ -376,6 +414,7 @@ def attach(
     policy: str = "",
     endpoint: str | None = None,
     adapters: Sequence[Adapter] | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> Handle:
     """Finds the model's attention and lets the daemon tune it.
 
@@ -394,6 +433,8 @@ def attach(
         policy: Who is to decide (keep, kmeans, network …); empty: as the daemon is set.
         endpoint: ipc://… or tcp://… of the daemon.
         adapters: How attention is found (default: `attune.adapters.default()`).
+        state: Of a run that is resumed, as `Handle.state_dict` gave it: the key unless one is
+            given, the step, and the setting, which counts more than what the model's buffers say.
 
     Raises:
         ValueError: For a model without attention, an endpoint, name or budget that cannot be used,
@@ -403,7 +444,10 @@ def attach(
 
     def job(sites: tuple[Site, ...]) -> JobSpec:
         return JobSpec(
-            key=key or environment.get("ATTUNE_JOB") or uuid.uuid4().hex,
+            key=key
+            or (state["key"] if state is not None else None)
+            or environment.get("ATTUNE_JOB")
+            or uuid.uuid4().hex,
             name=name,
             sites=sites,
             budget=budget,
@@ -426,4 +470,4 @@ def attach(
             keys=environment.get("ATTUNE_KEYS", ""),
         )
 
-    return Handle(model, default() if adapters is None else adapters, job, probe)
+    return Handle(model, default() if adapters is None else adapters, job, probe, state)

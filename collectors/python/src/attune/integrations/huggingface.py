@@ -1,0 +1,155 @@
+"""attune in a Hugging Face `Trainer`.
+
+trainer = Trainer(model, args, ..., callbacks=[AttuneCallback(name="my-run")])
+trainer.train()
+plain = callback.handle.bake()
+
+Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from attune.handle import Handle, attach
+from attune.values import Budget
+
+_VALIDATION_LOSS = "eval_loss"
+
+
+class AttuneCallback(TrainerCallback, ExportableState):
+    """Tunes the model while the Trainer trains it.
+
+    The budget is the Trainer's number of optimiser steps. The training loss is the one that the
+    model's output carries (`outputs.loss`), over all batches of a step. The last `eval_loss` is
+    the job's validation loss. A checkpoint of the Trainer keeps the job's key, step and setting.
+
+    Args:
+        name: Of the job, for people.
+        policy: Who is to decide; empty: as the daemon is set.
+        writer: A `SummaryWriter` that is told what was measured
+            (`attune.integrations.tensorboard`).
+
+    Attributes:
+        handle: The job while and after it trains; None before.
+    """
+
+    def __init__(self, name: str = "job", policy: str = "", writer: Any = None) -> None:
+        self.handle: Handle | None = None
+        self._name = name
+        self._policy = policy
+        self._writer = writer
+        self._losses = _Losses()
+        self._validation_loss: float | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
+    ) -> None:
+        """Attaches to the model; with the state of the checkpoint where there is one."""
+        assert model is not None
+        if self.handle is not None:  # a Trainer that trains again begins another job
+            self.handle.remove()
+        states: Any = state.stateful_callbacks  # by class; a list where there are several of it
+        saved = (states or {}).get(type(self).__name__) or {}
+        if isinstance(saved, list):
+            saved = saved[0]
+        self.handle = attach(
+            model,
+            name=self._name,
+            budget=Budget.steps(state.max_steps),
+            seed=args.seed,
+            learning_rate=args.learning_rate,
+            policy=self._policy,
+            state=(saved.get("attributes") or {}).get("resumed"),
+        )
+        self._losses.follow(model)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The clock begins to run."""
+        if self.handle is not None:
+            self.handle.start_step()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The safe point."""
+        if self.handle is None:
+            return
+        self.handle.step(self._losses.take())
+        if self._writer is not None:
+            from attune.integrations import tensorboard
+
+            tensorboard.write(self._writer, self.handle)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """The validation loss so far."""
+        self._validation_loss = (metrics or {}).get(_VALIDATION_LOSS, self._validation_loss)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Says how it ended."""
+        self._losses.leave()
+        if self.handle is not None:
+            self.handle.finish(self._validation_loss)
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer keeps in its checkpoints."""
+        resumed = self.handle.state_dict() if self.handle is not None else None
+        return {
+            "args": {"name": self._name, "policy": self._policy},
+            "attributes": {"resumed": resumed},
+        }
+
+
+class _Losses:
+    """The losses that a model's outputs carry, of one step."""
+
+    def __init__(self) -> None:
+        self._hook: Any = None
+        self._sum: float | torch.Tensor = 0.0
+        self._batches = 0
+        self._shares = False  # they are shares of a sum over the step's batches, not means
+
+    def follow(self, model: nn.Module) -> None:
+        self.leave()
+        self._hook = model.register_forward_hook(self._see, with_kwargs=True)
+
+    def leave(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def take(self) -> float | torch.Tensor:
+        """Their mean; NaN where there was none. Begins anew."""
+        count = 1 if self._shares else self._batches
+        mean = self._sum / count if self._batches else float("nan")
+        self._sum, self._batches = 0.0, 0
+        return mean
+
+    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        if not module.training or not isinstance(loss, torch.Tensor):
+            return
+        self._sum = self._sum + loss.detach().mean()
+        self._batches += 1
+        self._shares = kwargs.get("num_items_in_batch") is not None

@@ -1,0 +1,142 @@
+"""attune in a Lightning `Trainer`.
+
+callback = AttuneCallback(name="my-run")
+trainer = L.Trainer(max_steps=10_000, callbacks=[callback])
+trainer.fit(module, data)
+plain = callback.handle.bake()
+
+Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from attune.adapters import NAME
+from attune.handle import Handle, attach
+from attune.values import Budget, Outcome
+
+
+class AttuneCallback(Callback):
+    """Tunes the module while the Trainer fits it.
+
+    The budget is the Trainer's number of optimiser steps. The training loss is what
+    `training_step` returns, over all batches of a step. Checkpoints hold the plain weights; the
+    job's key, step and setting are in the callback's own state, so that they load anywhere.
+
+    Args:
+        name: Of the job, for people.
+        policy: Who is to decide; empty: as the daemon is set.
+        learning_rate: The highest of the schedule; None: that of the first optimiser.
+        validation_loss: Name of the logged metric that is the job's validation loss, in nats.
+        writer: A `SummaryWriter` that is told what was measured
+            (`attune.integrations.tensorboard`).
+
+    Attributes:
+        handle: The job while and after it trains; None before.
+    """
+
+    def __init__(
+        self,
+        name: str = "job",
+        policy: str = "",
+        learning_rate: float | None = None,
+        validation_loss: str = "val_loss",
+        writer: Any = None,
+    ) -> None:
+        self.handle: Handle | None = None
+        self._name = name
+        self._policy = policy
+        self._learning_rate = learning_rate
+        self._metric = validation_loss
+        self._writer = writer
+        self._resumed: dict[str, Any] | None = None
+        self._losses: list[torch.Tensor] = []
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attaches to the module, after its checkpoint was loaded."""
+        if self.handle is not None:  # a Trainer that fits again begins another job
+            self.handle.remove()
+        rate = self._learning_rate
+        if rate is None:
+            rate = max(
+                (group["lr"] for one in trainer.optimizers for group in one.param_groups),
+                default=0.0,
+            )
+        self.handle = attach(
+            pl_module,
+            name=self._name,
+            budget=Budget.steps(int(trainer.estimated_stepping_batches)),
+            learning_rate=rate,
+            policy=self._policy,
+            state=self._resumed,
+        )
+        self._steps = trainer.global_step
+        self._losses = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The clock begins to run."""
+        if self.handle is not None and not self._losses:
+            self.handle.start_step()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: torch.Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """The safe point, where the optimiser made its step with this batch."""
+        if self.handle is None:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        # What training_step returned comes back divided by the batches of a step.
+        if isinstance(loss, torch.Tensor):
+            self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
+        if trainer.global_step == self._steps:
+            return
+        self._steps = trainer.global_step
+        mean = torch.stack(self._losses).mean() if self._losses else float("nan")
+        self._losses = []
+        self.handle.step(mean)
+        if self._writer is not None:
+            from attune.integrations import tensorboard
+
+            tensorboard.write(self._writer, self.handle)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says how it ended."""
+        if self.handle is not None:
+            loss = trainer.callback_metrics.get(self._metric)
+            self.handle.finish(float(loss) if loss is not None else None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """It failed."""
+        if self.handle is not None:
+            self.handle.finish(outcome=Outcome.FAILED)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leaves the tuning out of the weights: it is in the callback's state."""
+        weights = checkpoint["state_dict"]
+        for name in [name for name in weights if f".{NAME}." in f".{name}"]:
+            del weights[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the checkpoint keeps of the job."""
+        return {"job": self.handle.state_dict() if self.handle is not None else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Comes before `on_train_start`."""
+        self._resumed = state_dict["job"]

@@ -1,0 +1,224 @@
+"""attune in other people's loops: Hugging Face's Trainer, Lightning's, and TensorBoard."""
+
+import attune
+import lightning
+import pytest
+import torch
+from attune.integrations import huggingface, tensorboard
+from attune.integrations import lightning as in_lightning
+from attune.protocol import Bye, Hello, Observation, decode
+from models import apply, attached, encoder, train, varied
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """What the job says, read from its offline log when it has ended."""
+    monkeypatch.setenv("ATTUNE_MODE", "offline")
+    monkeypatch.setenv("ATTUNE_DIR", str(tmp_path / "logs"))
+    monkeypatch.delenv("ATTUNE_JOB", raising=False)
+
+    def read():
+        (file,) = sorted((tmp_path / "logs").iterdir())[-1:]
+        rest, messages = file.read_bytes()[16:], []
+        while rest:
+            length = int.from_bytes(rest[:4], "little")
+            messages.append(decode(rest[4 : 4 + length]))
+            rest = rest[4 + length :]
+        return messages
+
+    return read
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=16, n_positions=24, n_embd=32, n_layer=2, n_head=4)
+    )
+
+
+def sentences(count=64):
+    rows = torch.randint(0, 16, (count, 24), generator=torch.Generator().manual_seed(1))
+    return [{"input_ids": row, "labels": row} for row in rows]
+
+
+def hugging_face(folder, callback, steps=16, **options):
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+        **options,
+    )
+    rows = sentences()
+    return Trainer(gpt2(), arguments, None, rows, rows[:4], callbacks=[callback])
+
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = gpt2()
+        self.losses = []
+
+    def training_step(self, batch, _):
+        loss = self.model(**batch).loss
+        self.losses.append(loss.item())
+        return loss
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", self.model(**batch).loss)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+def fit(folder, callback, steps=16, module=None, checkpoint=None, **options):
+    module = module or Module()
+    trainer = lightning.Trainer(
+        default_root_dir=folder,
+        max_steps=steps,
+        callbacks=[callback],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    rows = DataLoader(sentences(), 4)
+    trainer.fit(module, rows, rows, ckpt_path=checkpoint)
+    return trainer, module
+
+
+def test_the_hugging_face_callback_reports_the_job_from_hello_to_bye(tmp_path, log):
+    callback = huggingface.AttuneCallback(name="hf")
+    trainer = hugging_face(tmp_path, callback, eval_strategy="steps", eval_steps=16)
+    trainer.train()
+    hello, *observations, bye = log()
+    assert isinstance(hello, Hello)
+    assert hello.job.name == "hf"
+    assert hello.job.budget == attune.Budget.steps(16)
+    assert hello.job.learning_rate == pytest.approx(trainer.args.learning_rate)
+    assert [message.step for message in observations] == [8, 16]
+    assert isinstance(bye, Bye)
+    evaluated = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert bye.validation_loss == pytest.approx(evaluated[-1])
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_hugging_face_callback_reports_the_loss_that_the_trainer_logs(
+    tmp_path, log, accumulated
+):
+    callback = huggingface.AttuneCallback()
+    trainer = hugging_face(tmp_path, callback, gradient_accumulation_steps=accumulated)
+    trainer.train()
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    first = next(message for message in log() if isinstance(message, Observation))
+    assert first.loss == pytest.approx(sum(float(loss) for loss in logged[:8]) / 8, abs=2e-3)
+
+
+def test_a_resumed_hugging_face_trainer_is_the_same_job_with_its_setting(tmp_path, log):
+    first = huggingface.AttuneCallback()
+    trainer = hugging_face(tmp_path, first, steps=8, save_steps=4)
+
+    class Act(huggingface.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 2:
+                apply(first.handle, varied(first.handle.sites))
+
+    trainer.add_callback(Act())
+    trainer.train()
+    second = huggingface.AttuneCallback()
+    again = hugging_face(tmp_path, second, steps=8)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert second.handle.job.key == first.handle.job.key
+    assert second.handle.steps == 8
+    assert second.handle.setting == varied(first.handle.sites)
+
+
+def test_the_lightning_callback_reports_the_job_from_hello_to_bye(tmp_path, log):
+    trainer, module = fit(tmp_path, in_lightning.AttuneCallback(name="l"))
+    hello, *observations, bye = log()
+    assert hello.job.name == "l"
+    assert hello.job.budget == attune.Budget.steps(16)
+    assert hello.job.learning_rate == pytest.approx(0.05)
+    assert [message.step for message in observations] == [8, 16]
+    assert observations[0].loss == pytest.approx(sum(module.losses[:8]) / 8, rel=1e-5)
+    assert bye.validation_loss == pytest.approx(float(trainer.callback_metrics["val_loss"]))
+
+
+def test_with_accumulation_lightnings_optimiser_steps_are_the_jobs_steps(tmp_path, log):
+    callback = in_lightning.AttuneCallback()
+    _, module = fit(tmp_path, callback, steps=8, accumulate_grad_batches=2)
+    assert callback.handle.steps == 8
+    observation = next(message for message in log() if isinstance(message, Observation))
+    assert observation.loss == pytest.approx(sum(module.losses[:16]) / 16, rel=1e-5)
+
+
+def test_a_resumed_lightning_trainer_is_the_same_job_with_its_setting(tmp_path, log):
+    first = in_lightning.AttuneCallback()
+
+    class Act(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                apply(first.handle, varied(first.handle.sites))
+
+    module = Module()
+    trainer, _ = fit(tmp_path, first, steps=4, module=module)
+    apply(first.handle, varied(first.handle.sites))
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    weights = torch.load(tmp_path / "saved.ckpt", weights_only=False)["state_dict"]
+    assert not [name for name in weights if "attune" in name]
+    second = in_lightning.AttuneCallback()
+    fit(tmp_path, second, steps=8, checkpoint=tmp_path / "saved.ckpt")
+    assert second.handle.job.key == first.handle.job.key
+    assert second.handle.steps == 8
+    assert second.handle.setting == varied(first.handle.sites)
+
+
+def test_a_lightning_job_that_throws_has_failed(tmp_path, log):
+    class Broken(Module):
+        def training_step(self, batch, index):
+            if index == 3:
+                raise RuntimeError("broken")
+            return super().training_step(batch, index)
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, in_lightning.AttuneCallback(), module=Broken())
+    assert log()[-1].outcome == attune.Outcome.FAILED
+
+
+def test_tensorboard_has_a_scalar_for_every_site_and_heat_maps(tmp_path, log):
+    model = encoder().train()
+    handle = attached(model)
+    handle.apply(varied(handle.sites))
+    with SummaryWriter(tmp_path / "runs") as writer:
+        for _ in range(16):
+            train(model, handle, torch.randn(2, 20, 32), 1)
+            tensorboard.write(writer, handle)
+    events = EventAccumulator(str(tmp_path / "runs")).Reload()
+    assert [event.step for event in events.Scalars("attune/imbalance")] == [8, 16]
+    for site in handle.sites:
+        active = [event.value for event in events.Scalars(f"attune/active_heads/{site.name}")]
+        assert active == [3, 3]
+        assert 0 < events.Scalars(f"attune/entropy/{site.name}")[-1].value <= 1
+    image = events.Images("attune/heat_map/profile")[0]
+    assert (image.width, image.height) == (16 * 12, 8 * 12)
+
+
+def test_even_attention_has_no_imbalance_and_a_single_bin_the_most():
+    def observation(rows):
+        flat = attune.values.floats([value for row in rows for value in row])
+        heads = len(rows)
+        metrics = attune.values.floats([0.0] * 7 * heads)
+        return Observation(1, 1.0, 1.0, 0.1, active=b"\x01" * heads, metrics=metrics, profile=flat)
+
+    even, single = [1 / 16] * 16, [1.0] + [0.0] * 15
+    assert tensorboard.imbalance(observation([even, even])) == pytest.approx(0)
+    assert tensorboard.imbalance(observation([single])) == pytest.approx(2 - 2 / 16)
