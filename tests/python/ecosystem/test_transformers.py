@@ -7,6 +7,7 @@ import attune
 import pytest
 import torch
 from attune import measure
+from attune.adapters import transformers_interface
 from attune.adapters.transformers_interface import calls_interface
 from attune.values import METRICS, observation_fault
 from models import apply, attached, varied
@@ -270,7 +271,9 @@ def test_sites_are_described_as_the_models_are():
     handle.remove()
 
 
-def test_the_interface_is_as_before_when_the_last_handle_goes():
+def test_the_interface_is_as_before_when_the_last_handle_goes(monkeypatch):
+    # Handles of other tests may be there still.
+    monkeypatch.setattr(transformers_interface, "_interface", transformers_interface._Interface())
     before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
     first, second = attached(bert()[0]), attached(gpt2()[0])
     first.remove()
