@@ -18,6 +18,9 @@ if [ "${1:-}" = --ecosystem ]; then
   "$bin/ruff" format --check --config collectors/python/pyproject.toml collectors/python tests/python experiments
   "$bin/mypy" --config-file collectors/python/pyproject.toml collectors/python/src/attune
   "$bin/python" -m pytest -q tests/python
+  for older in build/python-venv/transformers-*; do
+    PYTHONPATH="$older" "$bin/python" -m pytest -q tests/python/ecosystem/test_transformers.py
+  done
   exit
 fi
 

@@ -11,4 +11,9 @@ here="$(dirname "$0")"
 torch="$(grep '^torch==' "$here/requirements.txt")"
 "$folder/bin/pip" install -q "$torch"
 "$folder/bin/pip" install -q -r "$here/requirements.txt"
+# The oldest and the newest transformers 4 that are looked after, each beside the rest of it all:
+# PYTHONPATH chooses one.
+for version in 4.48.3 4.57.3; do
+  "$folder/bin/pip" install -q --upgrade --target "$folder/transformers-$version" "transformers==$version"
+done
 touch "$folder/made"

@@ -1,6 +1,7 @@
 """A trainer with attach: what it tells the daemon, what it applies, and what never breaks it."""
 
 import math
+import socket
 import warnings
 
 import attune
@@ -8,6 +9,7 @@ import pytest
 import torch
 from attune.protocol import AckStatus, ActionReply, ActionRequest, Bye, Hello, Observation, Welcome
 from attune.values import METRICS, Outcome, observation_fault
+from attuned import attuned, wait_until
 from daemon import PATIENCE_SECONDS, Router
 from models import OwnModel, apply, attached, encoder, train, varied
 from torch import nn
@@ -202,6 +204,51 @@ def test_a_site_that_is_not_run_keeps_its_numbers_and_is_named_once():
     handle.remove()
 
 
+def test_a_site_that_disappears_is_named_once_and_the_others_are_tuned_and_baked():
+    model = encoder().eval()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    apply(handle, varied(handle.sites))
+    del model.layers[1]
+    with pytest.warns(RuntimeWarning, match=r"site 'layers\.1\.self_attn' did not meas") as caught:
+        train(model.train(), handle, batch(), 24)
+    assert len(caught) == 1
+    assert observation_fault(handle.last_observation, handle.sites) is None
+    torch.testing.assert_close(handle.bake()(batch()), model(batch()), atol=1e-5, rtol=1e-5)
+    before = model(batch())
+    handle.remove()
+    assert not torch.equal(model(batch()), before)
+    assert not any("attune" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "words"),
+    [
+        ({}, 8, "has 4 heads where it said 8; it runs untuned"),
+        ({"heads": 4, "key_heads": 2}, 3, "has 4 heads over 2 of the keys where it said 3"),
+    ],
+)
+def test_a_site_with_other_heads_than_it_said_runs_untuned_and_is_named(options, said, words):
+    model = OwnModel(**options)
+    before = model(batch())
+    model.attention.heads = said
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    apply(handle, varied(handle.sites))
+    assert torch.equal(model(batch()), before)
+    with pytest.warns(RuntimeWarning, match=f"site 'attention' {words}") as caught:
+        train(model, handle, batch(), 24)
+    assert len(caught) == 1
+    handle.remove()
+
+
+def test_a_projection_that_does_not_hold_its_heads_cannot_be_baked():
+    model = OwnModel()
+    model.attention.heads = 8
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match="site 'attention' cannot be baked: a projection of 32"):
+        handle.bake()
+
+
 def test_an_overflow_in_half_precision_is_told_and_left_out():
     model = OwnModel()
     handle = attached(model, endpoint="ipc:///nobody/there")
@@ -211,6 +258,76 @@ def test_an_overflow_in_half_precision_is_told_and_left_out():
         for _ in range(8):
             handle.step(model(batch()).mean() * 0 + 1.0)
     assert all(map(math.isfinite, handle.last_observation.metrics))
+    handle.remove()
+
+
+def test_a_model_in_half_that_overflows_trains_on():
+    model = OwnModel().half()
+    x = batch().half()
+    try:
+        model(x)
+    except RuntimeError:
+        pytest.skip("this PyTorch cannot compute in half on a processor")
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    with torch.no_grad():
+        model.query.weight.fill_(30_000)
+    with pytest.warns(RuntimeWarning, match="site 'attention' measured values that are no finite"):
+        for _ in range(8):
+            handle.step(model(x).float().mean() * 0 + 1.0)
+    assert all(map(math.isfinite, handle.last_observation.metrics))
+    handle.remove()
+
+
+def test_gradients_that_overflow_in_a_scaled_loss_are_told_and_left_out():
+    model = OwnModel()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    with pytest.warns(RuntimeWarning, match="site 'attention' measured values that are no finite"):
+        for _ in range(8):
+            (model(batch()).square().mean() * math.inf).backward()
+            handle.step(1.0, loss_scale=2.0**16)
+    assert all(map(math.isfinite, handle.last_observation.metrics))
+    handle.remove()
+
+
+def test_a_key_that_comes_back_with_another_topology_is_turned_away_and_trains_on(tmp_path):
+    with attuned(tmp_path) as endpoint:
+        model, changed = OwnModel(), encoder()
+        first = attached(model, key="run-9", endpoint=endpoint)
+        wait_until(lambda: train(model, first, batch(), 1) or first.probe.met)
+        second = attached(changed, key="run-9", endpoint=endpoint)
+        with pytest.warns(RuntimeWarning, match="attuned: .*run-9") as caught:
+            wait_until(lambda: train(changed, second, batch(), 1) or caught.list)
+        before = second.steps
+        train(changed, second, batch(), 20)
+        assert second.steps == before + 20
+        assert len(caught) == 1
+        first.finish()
+        second.finish()
+
+
+def test_an_endpoint_that_does_not_speak_zeromq_is_no_daemon(tmp_path, monkeypatch):
+    monkeypatch.setattr("attune.handle._PATIENCE_SECONDS", 0.0)
+    model = OwnModel()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        handle = attached(model, endpoint=f"ipc://{tmp_path}/socket")
+        peer, _ = listener.accept()
+        with peer, pytest.warns(RuntimeWarning, match="no daemon answers") as caught:
+            peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            train(model, handle, batch(), 20)
+            handle.finish()
+    assert len(caught) == 1
+    assert handle.steps == 20
+
+
+def test_an_endpoint_that_says_what_attune_does_not_is_named(router):
+    model = OwnModel()
+    handle = attached(model)
+    next_of(router, Hello, trainer(model, handle))
+    router.send_raw(b"GET / HTTP/1.1")
+    with pytest.warns(RuntimeWarning, match="ipc://.* cannot be read .*is it attuned's") as caught:
+        wait_until(lambda: train(model, handle, batch(), 1) or caught.list)
     handle.remove()
 
 

@@ -209,6 +209,15 @@ class Tuning(nn.Module):
         if self.fault is None:
             self.fault = f"{why}; it runs untuned"
 
+    def fits(self, heads: int, key_heads: int) -> bool:
+        """Whether the module runs with the heads that it said; it is left out where it does not."""
+        said = self.site.heads
+        if heads == said and said % key_heads == 0:
+            return True
+        over = "" if key_heads == heads else f" over {key_heads} of the keys"
+        self.leave_out(f"has {heads} heads{over} where it said {said}")
+        return False
+
     def leave_unmeasured(self, why: str) -> None:
         """Notes, once, why this site cannot be measured."""
         if self.fault is None:
@@ -326,6 +335,8 @@ class Tuning(nn.Module):
         Returns:
             [batch, heads, queries, width]; zeros at heads that were skipped.
         """
+        if not self.fits(query.shape[1], key.shape[1]):
+            return kernel(query, key, value, mask)
         timed = self.measuring and self.training and not _compiling()
         start = time.process_time() if timed else 0.0
         plan = self.plan()

@@ -25,6 +25,7 @@ from types import TracebackType
 import zmq
 
 from attune import paths
+from attune.dealer import connect
 from attune.decisions import (
     KEEP_SCALE,
     SCALE_FACTORS,
@@ -35,7 +36,6 @@ from attune.decisions import (
     action_fault,
 )
 from attune.protocol import (
-    MAX_FRAME_BYTES,
     Answer,
     Error,
     Message,
@@ -97,33 +97,11 @@ class Server:
         self._context = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
         try:
-            self._connect(os.environ.get("ATTUNE_KEYS", "") if keys is None else keys)
+            keys = os.environ.get("ATTUNE_KEYS", "") if keys is None else keys
+            connect(self._socket, self.endpoint, keys)
         except ValueError:
             self.close()
             raise
-
-    def _connect(self, keys: str) -> None:
-        socket = self._socket
-        socket.setsockopt(zmq.IMMEDIATE, 1)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        if self.endpoint.startswith("tcp://"):
-            try:
-                server, public, secret = (key.encode() for key in keys.split(" "))
-                socket.setsockopt(zmq.CURVE_SERVERKEY, server)
-                socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
-                socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
-            except (ValueError, zmq.ZMQError):
-                raise ValueError(
-                    f"endpoint '{self.endpoint}' needs the three keys of its daemon in "
-                    "ATTUNE_KEYS; see attuned --listen"
-                ) from None
-        try:
-            socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            raise ValueError(
-                f"endpoint '{self.endpoint}': {error}; use ipc://PATH or tcp://HOST:PORT"
-            ) from None
 
     def receive(self, timeout: float | None = None) -> Question | None:
         """The next question; None after `timeout` seconds without one (default: waits for it)."""

@@ -13,8 +13,8 @@ from typing import cast
 
 import zmq
 
+from attune.dealer import connect
 from attune.protocol import (
-    MAX_FRAME_BYTES,
     Acknowledgement,
     AckStatus,
     ActionReply,
@@ -77,43 +77,16 @@ class Line:
 
         self._context = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
+        self._socket.setsockopt(zmq.RCVHWM, _QUEUED_MESSAGES)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MILLISECONDS)
         try:
-            self._connect(keys)
+            connect(self._socket, endpoint, keys)
         except ValueError:
             self._socket.close(linger=0)
             self._context.term()
             raise
-
-    def _connect(self, keys: str) -> None:
-        socket = self._socket
-        socket.setsockopt(zmq.IMMEDIATE, 1)
-        socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
-        socket.setsockopt(zmq.RCVHWM, _QUEUED_MESSAGES)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MILLISECONDS)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        if self._endpoint.startswith("tcp://"):
-            self._use_keys(keys)
-        try:
-            socket.connect(self._endpoint)
-        except zmq.ZMQError as error:
-            raise ValueError(
-                f"endpoint '{self._endpoint}': {error}; use ipc://PATH or tcp://HOST:PORT"
-            ) from None
-
-    def _use_keys(self, keys: str) -> None:
-        """What goes to other hosts is encrypted, and each side knows the other."""
-        try:
-            server, public, secret = keys.split(" ")
-            self._socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
-            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, public.encode())
-            self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
-        except (ValueError, zmq.ZMQError):
-            raise ValueError(
-                f"endpoint '{self._endpoint}' needs the three keys of its daemon in ATTUNE_KEYS; "
-                "see attuned --listen"
-            ) from None
 
     def observe(self, observation: Observation) -> None:
         """Sends the observation, or drops and counts it."""

@@ -155,6 +155,9 @@ class TunedModel:
             ValueError: Where a module has no weights that could take it up, naming the module.
         """
         setting = self.read()
+        # What was taken out of the model since computes nothing there.
+        there = dict(self.model.named_modules())
+        kept = [there.get(place.name) is place.module for place in self.places]
         if attached:
             self.detach()
         try:
@@ -163,7 +166,9 @@ class TunedModel:
             if attached:
                 self.attach()
         modules = dict(plain.named_modules())
-        for place, part in zip(self.places, self._parts(setting), strict=False):
+        for place, part, is_kept in zip(self.places, self._parts(setting), kept, strict=True):
+            if not is_kept:
+                continue
             try:
                 place.adapter.bake(modules[place.name], part)
             except ValueError as error:

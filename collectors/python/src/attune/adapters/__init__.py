@@ -76,10 +76,14 @@ def default() -> list[Adapter]:
 
     found: list[Adapter] = [own.OwnAttention(), torch_mha.TorchMultiheadAttention()]
     try:
-        from attune.adapters import transformers_interface
+        from attune.adapters import transformers_classes, transformers_interface
     except ImportError:
         return found
-    return [*found, transformers_interface.TransformersInterface()]
+    return [
+        *found,
+        transformers_interface.TransformersInterface(),
+        transformers_classes.TransformersClasses(),
+    ]
 
 
 def fold(
@@ -99,6 +103,9 @@ def fold(
         head_width: Outputs (or inputs) of one head.
         inputs: Whether heads lie along the inputs: the output projection.
         first: The first output (or input) of head 0.
+
+    Raises:
+        ValueError: Where the projection is too small to hold them.
     """
     weight, bias = linear.weight, getattr(linear, "bias", None)
     assert isinstance(weight, torch.Tensor)
@@ -112,8 +119,14 @@ def fold_weight(
 ) -> None:
     """As `fold`, on a weight [outputs, inputs] or bias [outputs]; `columns`: along the inputs."""
     factor = torch.tensor(list(factors), device=weight.device).repeat_interleave(head_width)
+    along = 1 if columns else 0
+    if weight.shape[along] < first + factor.numel():
+        raise ValueError(
+            f"a projection of {weight.shape[along]} does not hold {len(factors)} heads of "
+            f"{head_width}"
+        )
     with torch.no_grad():
-        part = weight.narrow(1 if columns else 0, first, factor.numel())
+        part = weight.narrow(along, first, factor.numel())
         rest = weight.dim() - 1
         part.mul_(factor if columns else factor.view(-1, *[1] * rest))
 

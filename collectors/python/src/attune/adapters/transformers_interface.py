@@ -74,8 +74,7 @@ def _attend(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    if query.shape[1] != tuning.site.heads or tuning.site.heads % key.shape[1] != 0:
-        tuning.leave_out(f"has {query.shape[1]} heads where it said {tuning.site.heads}")
+    if not tuning.fits(query.shape[1], key.shape[1]):
         return function(module, query, key, value, mask, *args, **kwargs)
     timed = tuning.measuring and tuning.training and not _compiling()
     start = time.process_time() if timed else 0.0
@@ -209,12 +208,22 @@ _interface = _Interface()
 
 def _attribute(module: nn.Module, *names: str) -> int | None:
     """The first of these that the module, or else its configuration, has as a whole number."""
-    for holder in (module, getattr(module, "config", None)):
-        for name in names:
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
+    return _number(module, *names) or _number(getattr(module, "config", None), *names)
+
+
+def _number(holder: Any, *names: str) -> int | None:
+    """The first of these that is a whole number above 0."""
+    for name in names:
+        value = getattr(holder, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
     return None
+
+
+def calls_interface(module: nn.Module) -> bool:
+    """Whether the module's forward calls transformers' attention interface."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is not None and _INTERFACE in code.co_names
 
 
 class TransformersInterface:
@@ -223,9 +232,7 @@ class TransformersInterface:
     def find(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Site]]:
         """As Adapter."""
         for name, module in model.named_modules():
-            forward = inspect.unwrap(type(module).forward)
-            code = getattr(forward, "__code__", None)
-            if code is None or _INTERFACE not in code.co_names:
+            if not calls_interface(module):
                 continue
             heads = _attribute(
                 module, "num_heads", "num_attention_heads", "n_heads", "n_head", "attention_heads"
@@ -241,7 +248,7 @@ class TransformersInterface:
                     stacklevel=2,
                 )
                 continue
-            yield name, module, _describe(name, module, heads, width)
+            yield name, module, describe(name, module, heads, width)
 
     def install(self, module: nn.Module, tuning: Tuning) -> Callable[[], None]:
         """As Adapter."""
@@ -283,7 +290,17 @@ class TransformersInterface:
             raise ValueError(f"the output projection of {type(module).__name__} is not known")
 
 
-def _describe(name: str, module: nn.Module, heads: int, width: int) -> Site:
+def describe(name: str, module: nn.Module, heads: int, width: int, config: Any = None) -> Site:
+    """The site of an attention module of transformers.
+
+    Args:
+        name: Of the module in its model.
+        module: With its configuration, or without one.
+        heads: Of the queries.
+        width: Of one head.
+        config: Stands for a configuration that the module does not have.
+    """
+    config = getattr(module, "config", config)
     last = name.rpartition(".")[2].lower()
     cross = bool(getattr(module, "is_cross_attention", False)) or last in (
         "encoder_attn",
@@ -293,9 +310,8 @@ def _describe(name: str, module: nn.Module, heads: int, width: int) -> Site:
     cross = cross or "crossattention" in name.lower() or "Cross" in type(module).__name__
     is_causal = getattr(module, "is_causal", None)
     causal = bool(getattr(module, "is_decoder", False)) if is_causal is None else bool(is_causal)
-    context = _attribute(module, "max_position_embeddings", "n_positions", "max_source_positions")
-    if context is None:
-        context = _patches(getattr(module, "config", None))
+    names = ("max_position_embeddings", "n_positions", "max_source_positions")
+    context = _number(module, *names) or _number(config, *names) or _patches(config)
     kind = SiteKind.CROSS if cross else SiteKind.SELF
     return Site(name, kind, causal and not cross, heads, width, context)
 
