@@ -287,4 +287,9 @@ std::vector<Anomaly> FindAnomalies(std::span<const WindowReading> windows,
   return anomalies;
 }
 
+std::vector<float> ClusteredFeatures(std::span<const WindowReading> windows, std::size_t heads) {
+  const std::vector<Sample> samples = SamplesOf(windows, heads);
+  return samples.empty() ? std::vector<float>() : Scaled(samples);
+}
+
 }  // namespace attune
