@@ -17,6 +17,7 @@
 #include <zmq.hpp>
 #include <zmq_addon.hpp>
 
+#include "agent/analyst.h"
 #include "agent/keys.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
@@ -119,6 +120,7 @@ class Daemon::Loop {
   std::atomic<bool> reload_asked_{false};
   Writer writer_;
   attune::Store store_;  // for reading
+  Analyst analyst_;
   std::unique_ptr<Learner> learner_;
   Chain chain_;
   std::uint64_t network_version_ = 0;
@@ -164,6 +166,7 @@ Daemon::Loop::Loop(const Options& options, const Paths& paths,
           },
           [](const std::string& message) { spdlog::error("{}", message); }),
       store_(paths.Store(), attune::Store::Mode::kReadOnly),
+      analyst_(paths.Store(), writer_),
       chain_(options.policy),
       last_job_(store_.LastJobId()),
       last_trial_(store_.LastTrialId()) {
@@ -399,7 +402,9 @@ void Daemon::Loop::Store(Live& live, Emission emission) {
       spdlog::info("job {} window {}: {} decides{}: {}", trial->job, trial->window, trial->decider,
                    emission.action ? "" : " to keep", trial->why);
     }
+    const bool is_window = std::holds_alternative<ObservationRecord>(record);
     ticket = writer_.Post(std::move(record));
+    if (is_window) analyst_.Look(live.tracker.Id());
   }
   if (emission.action) {
     outgoing_.push_back({ticket, live.tracker.Record().spec.key, std::move(*emission.action)});

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "env/anomalies.h"
 #include "env/reward.h"
 
 namespace attune {
@@ -134,11 +133,6 @@ void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
   record_.loss = readings_.back().loss;
   emission.records.emplace_back(record_);
   Reward(0, emission);
-
-  AnomalyOptions anomaly_options;
-  anomaly_options.seed = record_.spec.seed;
-  emission.records.emplace_back(
-      AnomaliesRecord{record_.id, FindAnomalies(readings_, site_offsets_, anomaly_options)});
 }
 
 Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
@@ -243,7 +237,7 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
         observation.compute_seconds, last_->step, last_->compute_seconds));
   }
   const bool first = !last_ && readings_.empty();
-  last_ = observation;
+  last_ = {observation.step, observation.compute_seconds, observation.loss};
   dropped_ += observation.dropped;
 
   Emission emission;

@@ -71,7 +71,12 @@ class Tracker {
   std::vector<WindowReading> readings_;
   std::vector<CurvePoint> curve_;  // of the readings
   std::uint32_t window_ = 0;       // the one that is filling
-  std::optional<Observation> last_;
+  struct Stand {
+    std::uint64_t step;
+    double compute_seconds;
+    double loss;
+  };
+  std::optional<Stand> last_;            // of the last observation
   std::uint64_t last_trial_ = 0;         // waits for its reward; 0: none
   std::size_t last_trial_readings_ = 0;  // readings there were when it was decided
   std::optional<Trial> pending_;         // sent, not answered

@@ -11,6 +11,7 @@
 #include <span>
 #include <string_view>
 
+#include "agent/analyst.h"
 #include "agent/cli/command.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
@@ -176,6 +177,7 @@ Imported Meter(const fs::path& log, const fs::path& history, Options options, St
     }
   }
   if (!over) Put(store, tracker.Lose(ended));
+  store.PutAnomalies(1, AnomaliesOf(store, 1).anomalies);
   store.Commit();
   imported.name = tracker.Record().spec.name;
   imported.outcome = tracker.Record().outcome;

@@ -127,7 +127,7 @@ void TimeIngest() {
       return frame.size() < 1024 ? std::optional(frame.to_string()) : std::nullopt;
     };
   });
-  const Running daemon({"--policy", "keep"});
+  const Running daemon({"--policy", "keep", "--learn", "false"});
   std::vector<std::string> frames;
   for (std::uint64_t i = 1; i <= kObservations; ++i) {
     frames.push_back(Encode(MakeObservation(4 * i, kAllActive)));
@@ -234,7 +234,9 @@ void TimeDecide() {
   constexpr std::uint64_t kWindows = 24;
   constexpr std::uint64_t kObservations = 8;  // in a window
   const BareServer bare(BareDecision);
-  const Running daemon({"--policy", "network", "--learn", "false"});
+  // Drawn decisions, of which nearly every one changes something; no job ends, so none is learned
+  // from.
+  const Running daemon({"--policy", "network", "--explore", "1"});
   zmq::context_t context;
   Trainer echo(context, bare.Endpoint());
   echo.Send(Encode(Heartbeat{}));

@@ -68,8 +68,7 @@ class Running {
     Options options;
     options.state_directory = folder;
     const Paths paths = Paths::Find(options);
-    flags.insert(flags.begin(),
-                 {"--config", "/dev/null", "--state-directory", folder, "--log-level", "warn"});
+    flags.insert(flags.begin(), {"--config", "/dev/null", "--state-directory", folder});
     daemon_ = StartDaemon(paths, flags, [] { return false; });
     endpoint_ = paths.Endpoint();
   }
