@@ -83,8 +83,10 @@ std::shared_ptr<torch::Tensor> MeasureImportance(const torch::Tensor& heads,
     const torch::NoGradGuard no_grad;
     std::vector<torch::Tensor> of_heads;
     for (std::int64_t head = 0; head < ungained.size(1); ++head) {
-      of_heads.push_back(
-          (gradient.select(1, head) * ungained.select(1, head)).sum(torch::kFloat32));
+      const auto flat = [&](const torch::Tensor& x) {
+        return x.select(1, head).flatten().to(torch::kFloat32);
+      };
+      of_heads.push_back(torch::dot(flat(gradient), flat(ungained)));
     }
     const torch::Tensor now = torch::stack(of_heads);
     *slope = slope->defined() ? *slope + now : now;
@@ -339,14 +341,15 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
   const torch::Tensor entropy = largest - top.log() - (p * logits).sum(-1);
   const torch::Tensor norms = mean(sample(heads).norm(2, -1));
   // Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
-  const torch::Tensor rows_of_heads = p.transpose(1, 2);  // [S, R, A, K]
+  const torch::Tensor rows_of_heads = p.transpose(1, 2);                     // [S, R, A, K]
+  const torch::Tensor weight_of_row = weight.transpose(1, 2).unsqueeze(-1);  // [S, R, 1, 1]
   const torch::Tensor products_of_heads =
       torch::matmul(rows_of_heads, rows_of_heads.transpose(-2, -1));
   const torch::Tensor lengths =
       products_of_heads.diagonal(0, -2, -1).sqrt().clamp_min(1e-20);  // [S, R, A]
-  torch::Tensor cosines = (products_of_heads / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2)) *
-                           weight.transpose(1, 2).unsqueeze(-1))
-                              .sum(torch::IntArrayRef({0, 1}));
+  torch::Tensor cosines =
+      (products_of_heads / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2)) * weight_of_row)
+          .sum(torch::IntArrayRef({0, 1}));
   cosines.fill_diagonal_(0);
 
   // Key of rank r among n seen ones: bin ⌊16 (n − 1 − r) / n⌋.
@@ -354,10 +357,10 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
   const torch::Tensor bins = ((n - visible.cumsum(-1)) * static_cast<std::int64_t>(kProfileBins))
                                  .div(n, "floor")
                                  .clamp(0, static_cast<std::int64_t>(kProfileBins) - 1);
-  const torch::Tensor profile =
-      torch::zeros({p.size(0), p.size(1), p.size(2), static_cast<std::int64_t>(kProfileBins)},
-                   p.options())
-          .scatter_add_(3, bins.expand(p.sizes()), p);
+  const torch::Tensor is_in_bin =
+      bins.squeeze(1).unsqueeze(-1) ==
+      torch::arange(static_cast<std::int64_t>(kProfileBins), bins.options());  // [S, R, K, bins]
+  const torch::Tensor profile = torch::matmul(rows_of_heads, is_in_bin.to(torch::kFloat32));
 
   const torch::Tensor metrics =
       torch::stack({mean(entropy / seen.to(torch::kFloat32).log()).clamp(0, 1),
@@ -365,7 +368,7 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
                     norms / norms.mean().clamp_min(std::numeric_limits<float>::min()),
                     torch::zeros_like(norms), cosines.amax(-1).clamp(0, 1)},
                    1);
-  return torch::cat({metrics, (profile * weight.unsqueeze(-1)).sum(torch::IntArrayRef({0, 2})),
+  return torch::cat({metrics, (profile * weight_of_row).sum(torch::IntArrayRef({0, 1})),
                      counted.expand({norms.size(0), 1})},
                     1);
 }
