@@ -85,6 +85,8 @@ class Daemon::Loop {
     std::uint64_t ticket;
     std::string job_key;
     ActionRequest action;
+    std::string why;
+    std::function<std::string()> reasons;  // to put behind it, once the action is on its way
   };
 
   void Listen();
@@ -397,8 +399,10 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
 
 void Daemon::Loop::Store(Live& live, Emission emission) {
   std::uint64_t ticket = 0;
+  std::string why;
   for (Record& record : emission.records) {
     if (const auto* trial = std::get_if<Trial>(&record)) {
+      why = trial->why;
       spdlog::info("job {} window {}: {} decides{}: {}", trial->job, trial->window, trial->decider,
                    emission.action ? "" : " to keep", trial->why);
     }
@@ -407,17 +411,23 @@ void Daemon::Loop::Store(Live& live, Emission emission) {
     if (is_window) analyst_.Look(live.tracker.Id());
   }
   if (emission.action) {
-    outgoing_.push_back({ticket, live.tracker.Record().spec.key, std::move(*emission.action)});
+    outgoing_.push_back({ticket, live.tracker.Record().spec.key, std::move(*emission.action),
+                         std::move(why), std::move(emission.reasons)});
   }
 }
 
 // A trial is on disk before its action leaves.
 void Daemon::Loop::SendActions() {
   const std::uint64_t committed = committed_;
+  std::vector<Outgoing> sent;
   while (!outgoing_.empty() && outgoing_.front().ticket <= committed) {
     const auto job = jobs_.find(outgoing_.front().job_key);
     if (job != jobs_.end()) Send(job->second.peer, outgoing_.front().action);
+    sent.push_back(std::move(outgoing_.front()));
     outgoing_.pop_front();
+  }
+  for (const Outgoing& gone : sent) {
+    if (gone.reasons) writer_.Post(WhyRecord{gone.action.id, gone.why + gone.reasons()});
   }
 }
 

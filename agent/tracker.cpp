@@ -135,7 +135,7 @@ void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
   Reward(0, emission);
 }
 
-Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
+Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain, Emission& emission) {
   const WindowReading& now = readings_.back();
   const WindowReading* before = readings_.size() > 1 ? &readings_[readings_.size() - 2] : nullptr;
 
@@ -181,6 +181,7 @@ Trial Tracker::Decide(std::uint32_t window, double progress, Chain& chain) {
     // What was cut or drawn by lot is no longer the policy's own choice: nobody learns from it.
     if (note.empty() && !options_.heads_by_lot) trial.action = std::move(action);
     trial.decider = std::move(choice.decider);
+    emission.reasons = std::move(choice.decision.reasons);
     trial.why = choice.decision.why + note;
     trial.policy_version = choice.decision.policy_version;
     trial.log_probability = choice.decision.log_probability;
@@ -257,7 +258,7 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   window_ = full;
   CloseWindow(window, emission);
   if (full == windows) return emission;  // nothing is left to decide
-  Trial trial = Decide(window, progress, chain);
+  Trial trial = Decide(window, progress, chain, emission);
   trial.id = ++trial_id;
   Issue(std::move(trial), emission);
   return emission;

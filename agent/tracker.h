@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <random>
 #include <string>
@@ -23,6 +24,7 @@ namespace attune {
 struct Emission {
   std::vector<Record> records;
   std::optional<ActionRequest> action;
+  std::function<std::string()> reasons = {};  // of the action (Decision::reasons)
 };
 
 class Tracker {
@@ -55,7 +57,8 @@ class Tracker {
 
  private:
   void CloseWindow(std::uint32_t window, Emission& emission);
-  [[nodiscard]] Trial Decide(std::uint32_t window, double progress, Chain& chain);
+  [[nodiscard]] Trial Decide(std::uint32_t window, double progress, Chain& chain,
+                             Emission& emission);
   [[nodiscard]] ActionMask OpenChoices() const;
   void Issue(Trial trial, Emission& emission);
   void Reward(double correction, Emission& emission) const;

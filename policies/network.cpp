@@ -640,7 +640,7 @@ void Network::Model::Learn(std::span<const Sample* const> samples, UpdateReport&
 
 Network::Network(const NetworkOptions& options) {
   torch::set_num_threads(1);
-  model_ = std::make_unique<Model>(options);
+  model_ = std::make_shared<Model>(options);
 }
 
 Network::~Network() = default;
@@ -703,8 +703,11 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   }
   const Choices choices = MakeChoices(samples);
   Decision decision;
-  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active) +
-                 Reasons(model_->layers, batch, sample.action, situation.setting.active);
+  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active);
+  decision.reasons = [model = model_, batch, action = sample.action,
+                      active = situation.setting.active] {
+    return Reasons(model->layers, batch, action, active);
+  };
   decision.log_probability =
       LogProbability(batch, choices, Judge(batch, outputs, choices)).item<float>();
   decision.policy_version = model_->version;

@@ -106,6 +106,8 @@ void Put(Store& store, const Emission& emission) {
             store.SetAcknowledgement(content.trial, content.acknowledgement);
           } else if constexpr (std::is_same_v<Content, RewardRecord>) {
             store.SetReward(content.trial, content.reward);
+          } else if constexpr (std::is_same_v<Content, WhyRecord>) {
+            store.SetWhy(content.trial, content.why);
           } else {
             store.Put(content);
           }
