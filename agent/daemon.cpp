@@ -107,6 +107,11 @@ class Daemon::Loop {
   void TakeSnapshot();
   void ReloadOptions();
   [[nodiscard]] std::chrono::milliseconds UntilDeadline() const;
+  // Of a job, after which it counts as lost.
+  [[nodiscard]] SteadyClock::duration Silence() const {
+    return std::chrono::ceil<SteadyClock::duration>(
+        std::chrono::duration<double>(options_.silence));
+  }
   [[nodiscard]] std::optional<Baseline> RecordedBaseline(const JobSpec& spec) const;
   void Send(const std::string& peer, const Message& message);
   void Refuse(const std::string& peer, ErrorCode code, const std::string& text);
@@ -139,6 +144,7 @@ class Daemon::Loop {
   zmq::socket_t router_{context_, zmq::socket_type::router};
   zmq::socket_t remote_{context_, zmq::socket_type::router};  // bound where options say listen
   Jobs jobs_;
+  SteadyClock::time_point may_be_silent_ = SteadyClock::time_point::max();  // a job; none before
   std::unordered_map<std::string, std::string> key_of_peer_;
   std::deque<Outgoing> outgoing_;
 };
@@ -355,6 +361,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
                  hello.job.topology.Heads());
     last_job_ = std::max(last_job_, id);
     writer_.Post(fresh->tracker.Record());
+    may_be_silent_ = std::min(may_be_silent_, SteadyClock::now() + Silence());
     job = jobs_.emplace(key, *std::move(fresh)).first;
   }
   Live& live = job->second;
@@ -477,10 +484,12 @@ void Daemon::Loop::Take(const std::string& peer, const UsePolicy& use) {
 
 void Daemon::Loop::LoseSilent() {
   const auto now = SteadyClock::now();
-  const std::chrono::duration<double> silence(options_.silence);
+  if (now < may_be_silent_) return;
+  may_be_silent_ = SteadyClock::time_point::max();
   for (auto job = jobs_.begin(); job != jobs_.end();) {
     Live& live = job->second;
-    if (now - live.heard < silence) {
+    if (now - live.heard < Silence()) {
+      may_be_silent_ = std::min(may_be_silent_, live.heard + Silence());
       ++job;
       continue;
     }
@@ -506,10 +515,8 @@ void Daemon::Loop::EndIdle() {
 
 std::chrono::milliseconds Daemon::Loop::UntilDeadline() const {
   if (jobs_.empty() && options_.linger <= 0) return std::chrono::milliseconds(-1);
-  auto oldest = jobs_.empty() ? asked_ : SteadyClock::time_point::max();
-  for (const auto& [key, live] : jobs_) oldest = std::min(oldest, live.heard);
-  const double patience = jobs_.empty() ? options_.linger : options_.silence;
-  const auto left = oldest + std::chrono::duration<double>(patience) - SteadyClock::now();
+  const std::chrono::duration<double> linger(options_.linger);
+  const auto left = (jobs_.empty() ? asked_ + linger : may_be_silent_) - SteadyClock::now();
   return std::max(std::chrono::ceil<std::chrono::milliseconds>(left), std::chrono::milliseconds(0));
 }
 
@@ -530,6 +537,7 @@ void Daemon::Loop::ReloadOptions() {
     chain_.Use(fresh.policy);
     spdlog::set_level(spdlog::level::from_str(fresh.log_level));
     options_ = fresh;
+    may_be_silent_ = SteadyClock::now();  // jobs may have to answer sooner
     spdlog::info("configuration read anew: it holds for jobs that begin from now on");
   } catch (const std::exception& error) {
     spdlog::error("configuration left as it was: {}", error.what());

@@ -427,8 +427,8 @@ std::string Describe(const Topology& topology, const Action& action, const float
 // What moved a decision: the mean log-odds of its changes of count (of scale, where it has none)
 // against keeping, shared out over the token's features by integrated gradients (1703.01365) from
 // tokens of zeros on. The shares sum to how far the log-odds are from those of such tokens.
-std::string Reasons(Layers& layers, Batch batch, const Action& action,
-                    std::span<const std::uint8_t> active) {
+std::string Reasons(Layers& layers, const Sample& sample) {
+  const Action& action = sample.action;
   std::vector<std::int64_t> places;
   std::vector<std::int64_t> choices;
   const bool counts = std::ranges::any_of(
@@ -438,30 +438,33 @@ std::string Reasons(Layers& layers, Batch batch, const Action& action,
   for (std::size_t place = 0; place < most; ++place) {
     const std::int64_t choice =
         counts ? static_cast<std::int64_t>(action.count[place]) : action.scale[place];
-    if (choice == keep || (!counts && active[place] == 0)) continue;
+    if (choice == keep || (!counts && sample.active_before[place] == 0)) continue;
     places.push_back(static_cast<std::int64_t>(place));
     choices.push_back(choice);
   }
   if (places.empty()) return {};
   const torch::AutoGradMode gradients(true);
+  // The points of the path side by side, as jobs; the last are the tokens themselves.
+  const std::vector<const Sample*> jobs(kPathSteps + 1, &sample);
+  Batch batch = MakeBatch(jobs);
+  const std::int64_t points = batch.Jobs();
+  torch::Tensor way = (torch::arange(points) + 0.5) / kPathSteps;
+  way[kPathSteps] = 1;
+  const torch::Tensor tokens = batch.tokens.view({points, -1, std::int64_t{kTokenFeatures}});
+  batch.tokens = (tokens * way.view({-1, 1, 1})).view_as(batch.tokens).requires_grad_(true);
+  const Outputs outputs = layers.Forward(batch);
   const auto number = static_cast<std::int64_t>(places.size());
-  const torch::Tensor place = ToTensor(places, {number}, torch::kLong);
-  const torch::Tensor choice = ToTensor(choices, {number, 1}, torch::kLong);
-  const auto log_odds = [&](const torch::Tensor& tokens) {
-    batch.tokens = tokens;
-    const Outputs outputs = layers.Forward(batch);
-    const torch::Tensor of = (counts ? outputs.count : outputs.scale).index_select(0, place);
-    return (of.gather(1, choice).squeeze(1) - of.select(1, keep)).mean();
-  };
-  const torch::Tensor tokens = batch.tokens;
-  torch::Tensor slope = torch::zeros_like(tokens);
-  for (int step = 0; step < kPathSteps; ++step) {
-    const torch::Tensor point =
-        (tokens * ((step + 0.5) / kPathSteps)).detach().requires_grad_(true);
-    slope += torch::autograd::grad({log_odds(point)}, {point})[0] / kPathSteps;
-  }
-  const torch::Tensor share = (tokens * slope).sum(0).contiguous();
-  const double odds = log_odds(tokens).item<double>();
+  const torch::Tensor log = counts ? outputs.count : outputs.scale;
+  const torch::Tensor changing =
+      log.view({points, -1, log.size(1)}).index_select(1, ToTensor(places, {number}, torch::kLong));
+  const torch::Tensor choice = ToTensor(choices, {1, number, 1}, torch::kLong);
+  const torch::Tensor log_odds =
+      (changing.gather(2, choice.expand({points, number, 1})).squeeze(2) - changing.select(2, keep))
+          .mean(1);
+  const torch::Tensor slope =
+      torch::autograd::grad({log_odds.narrow(0, 0, kPathSteps).mean()}, {batch.tokens})[0];
+  const torch::Tensor share = (tokens[0] * slope.view_as(tokens).sum(0)).sum(0).contiguous();
+  const double odds = log_odds[kPathSteps].item<double>();
   std::vector<std::size_t> order(kTokenFeatures);
   std::iota(order.begin(), order.end(), std::size_t{0});
   const float* const shares = share.data_ptr<float>();
@@ -704,14 +707,13 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   const Choices choices = MakeChoices(samples);
   Decision decision;
   decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active);
-  decision.reasons = [model = model_, batch, action = sample.action,
-                      active = situation.setting.active] {
-    return Reasons(model->layers, batch, action, active);
-  };
   decision.log_probability =
       LogProbability(batch, choices, Judge(batch, outputs, choices)).item<float>();
   decision.policy_version = model_->version;
-  decision.action = std::move(sample.action);
+  decision.action = sample.action;
+  decision.reasons = [model = model_, sample = std::move(sample)] {
+    return Reasons(model->layers, sample);
+  };
   return decision;
 }
 
