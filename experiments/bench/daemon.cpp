@@ -243,7 +243,7 @@ void TimeDecide() {
   echo.Await<Heartbeat>();
   Figures figures;
   std::size_t kept = 0;
-  for (int job = 0; job < 60; ++job) {
+  for (int job = 0; job < 20; ++job) {
     Trainer trainer(context, daemon.Endpoint());
     trainer.Greet(MakeJob(Key(), 4 * kWindows * kObservations));
     Train(trainer, kWindows, kObservations, [&](std::uint64_t step, const std::string& frame) {
@@ -251,7 +251,7 @@ void TimeDecide() {
       trainer.Await<Heartbeat>();
       double start = WallSeconds();
       trainer.Send(frame);
-      if (trainer.Obey(20, step)) {
+      if (trainer.Obey(200, step)) {
         figures.ours.push_back(1e6 * (WallSeconds() - start));
       } else {
         ++kept;
