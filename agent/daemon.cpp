@@ -18,6 +18,7 @@
 #include <zmq.hpp>
 #include <zmq_addon.hpp>
 
+#include "agent/analyst.h"
 #include "agent/keys.h"
 #include "agent/questions.h"
 #include "agent/tracker.h"
@@ -86,6 +87,8 @@ class Daemon::Loop {
     std::uint64_t ticket;
     std::string job_key;
     std::variant<ActionRequest, Question> message;
+    std::string why = {};                       // of the action's trial
+    std::function<std::string()> reasons = {};  // to put behind it, once the action is on its way
   };
 
   void Listen();
@@ -109,6 +112,11 @@ class Daemon::Loop {
   void TakeSnapshot();
   void ReloadOptions();
   [[nodiscard]] std::chrono::milliseconds UntilDeadline() const;
+  // Of a job, after which it counts as lost.
+  [[nodiscard]] SteadyClock::duration Silence() const {
+    return std::chrono::ceil<SteadyClock::duration>(
+        std::chrono::duration<double>(options_.silence));
+  }
   [[nodiscard]] std::optional<Baseline> RecordedBaseline(const JobSpec& spec) const;
   void Send(const std::string& peer, const Message& message);
   void Refuse(const std::string& peer, ErrorCode code, const std::string& text);
@@ -124,6 +132,7 @@ class Daemon::Loop {
   std::atomic<bool> reload_asked_{false};
   Writer writer_;
   attune::Store store_;  // for reading
+  Analyst analyst_;
   std::unique_ptr<Learner> learner_;
   Chain chain_;
   Questions questions_;
@@ -142,6 +151,7 @@ class Daemon::Loop {
   zmq::socket_t router_{context_, zmq::socket_type::router};
   zmq::socket_t remote_{context_, zmq::socket_type::router};  // bound where options say listen
   Jobs jobs_;
+  SteadyClock::time_point may_be_silent_ = SteadyClock::time_point::max();  // a job; none before
   std::unordered_map<std::string, std::string> key_of_peer_;
   std::deque<Outgoing> outgoing_;
 };
@@ -171,6 +181,7 @@ Daemon::Loop::Loop(const Options& options, const Paths& paths,
           },
           [](const std::string& message) { spdlog::error("{}", message); }),
       store_(paths.Store(), attune::Store::Mode::kReadOnly),
+      analyst_(paths.Store(), writer_),
       chain_(options.policy),
       last_job_(store_.LastJobId()),
       last_trial_(store_.LastTrialId()) {
@@ -360,6 +371,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
                  hello.job.topology.Heads());
     last_job_ = std::max(last_job_, id);
     writer_.Post(fresh->tracker.Record());
+    may_be_silent_ = std::min(may_be_silent_, SteadyClock::now() + Silence());
     job = jobs_.emplace(key, *std::move(fresh)).first;
   }
   Live& live = job->second;
@@ -404,15 +416,22 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
 
 void Daemon::Loop::Store(Live& live, Emission emission) {
   std::uint64_t ticket = 0;
+  std::string why;
   for (Record& record : emission.records) {
     if (const auto* trial = std::get_if<Trial>(&record)) {
+      why = trial->why;
       spdlog::info("job {} window {}: {} decides{}: {}", trial->job, trial->window, trial->decider,
                    emission.action ? "" : " to keep", trial->why);
     }
+    const bool is_window = std::holds_alternative<ObservationRecord>(record);
     ticket = writer_.Post(std::move(record));
+    if (is_window) analyst_.Look(live.tracker.Id());
   }
   const std::string& key = live.tracker.Record().spec.key;
-  if (emission.action) outgoing_.push_back({ticket, key, std::move(*emission.action)});
+  if (emission.action) {
+    outgoing_.push_back(
+        {ticket, key, std::move(*emission.action), std::move(why), std::move(emission.reasons)});
+  }
   if (emission.question) outgoing_.push_back({ticket, key, std::move(*emission.question)});
 }
 
@@ -420,8 +439,11 @@ void Daemon::Loop::Store(Live& live, Emission emission) {
 // that the job's windows earned so far, so that a policy server may look it up.
 void Daemon::Loop::SendDue() {
   const std::uint64_t committed = committed_;
-  for (; !outgoing_.empty() && outgoing_.front().ticket <= committed; outgoing_.pop_front()) {
-    const auto& [ticket, key, message] = outgoing_.front();
+  std::vector<Outgoing> sent;
+  while (!outgoing_.empty() && outgoing_.front().ticket <= committed) {
+    sent.push_back(std::move(outgoing_.front()));
+    outgoing_.pop_front();
+    const auto& [ticket, key, message, why, reasons] = sent.back();
     const auto job = jobs_.find(key);
     if (job == jobs_.end()) continue;
     if (const auto* action = std::get_if<ActionRequest>(&message)) {
@@ -434,6 +456,10 @@ void Daemon::Loop::SendDue() {
                                    std::chrono::duration<double>(question.deadline_seconds)));
       Send(questions_.Peer(), question);
     }
+  }
+  for (const Outgoing& gone : sent) {
+    if (!gone.reasons) continue;
+    writer_.Post(WhyRecord{std::get<ActionRequest>(gone.message).id, gone.why + gone.reasons()});
   }
 }
 
@@ -525,10 +551,12 @@ void Daemon::Loop::CloseOverdue() {
 
 void Daemon::Loop::LoseSilent() {
   const auto now = SteadyClock::now();
-  const std::chrono::duration<double> silence(options_.silence);
+  if (now < may_be_silent_) return;
+  may_be_silent_ = SteadyClock::time_point::max();
   for (auto job = jobs_.begin(); job != jobs_.end();) {
     Live& live = job->second;
-    if (now - live.heard < silence) {
+    if (now - live.heard < Silence()) {
+      may_be_silent_ = std::min(may_be_silent_, live.heard + Silence());
       ++job;
       continue;
     }
@@ -553,15 +581,17 @@ void Daemon::Loop::EndIdle() {
 }
 
 std::chrono::milliseconds Daemon::Loop::UntilDeadline() const {
-  const auto overdue = questions_.NextDeadline();
-  if (jobs_.empty() && options_.linger <= 0 && !overdue) return std::chrono::milliseconds(-1);
-  auto oldest = jobs_.empty() ? asked_ : SteadyClock::time_point::max();
-  for (const auto& [key, live] : jobs_) oldest = std::min(oldest, live.heard);
-  const double patience = jobs_.empty() ? options_.linger : options_.silence;
-  std::chrono::duration<double> left =
-      oldest + std::chrono::duration<double>(patience) - SteadyClock::now();
-  if (overdue) left = std::min<std::chrono::duration<double>>(left, *overdue - SteadyClock::now());
-  return std::max(std::chrono::ceil<std::chrono::milliseconds>(left), std::chrono::milliseconds(0));
+  std::optional<SteadyClock::time_point> next = questions_.NextDeadline();
+  const auto or_at = [&](SteadyClock::time_point at) { next = next ? std::min(*next, at) : at; };
+  if (!jobs_.empty()) {
+    or_at(may_be_silent_);
+  } else if (options_.linger > 0) {
+    or_at(asked_ + std::chrono::duration_cast<SteadyClock::duration>(
+                       std::chrono::duration<double>(options_.linger)));
+  }
+  if (!next) return std::chrono::milliseconds(-1);
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*next - SteadyClock::now());
+  return std::max(left, std::chrono::milliseconds(0));
 }
 
 void Daemon::Loop::TakeSnapshot() {
@@ -581,6 +611,7 @@ void Daemon::Loop::ReloadOptions() {
     chain_.Use(fresh.policy);
     spdlog::set_level(spdlog::level::from_str(fresh.log_level));
     options_ = fresh;
+    may_be_silent_ = SteadyClock::now();  // jobs may have to answer sooner
     spdlog::info("configuration read anew: it holds for jobs that begin from now on");
   } catch (const std::exception& error) {
     spdlog::error("configuration left as it was: {}", error.what());

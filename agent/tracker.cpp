@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "env/anomalies.h"
 #include "env/reward.h"
 
 namespace attune {
@@ -142,11 +141,6 @@ void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
   record_.loss = readings_.back().loss;
   emission.records.emplace_back(record_);
   Reward(0, emission);
-
-  AnomalyOptions anomaly_options;
-  anomaly_options.seed = record_.spec.seed;
-  emission.records.emplace_back(
-      AnomaliesRecord{record_.id, FindAnomalies(readings_, site_offsets_, anomaly_options)});
 }
 
 // The window that just closed as a trial in which nothing is decided yet.
@@ -180,9 +174,10 @@ void Tracker::Decide(Trial trial, double progress, bool may_ask, Chain& chain, E
   } else if (const auto* kept = std::get_if<Governor::Keep>(&ruling)) {
     KeepAll(trial, kept->why);
   } else if (!chain.AsksOutside(record_.spec)) {
-    Choose(trial, progress, chain, Decline{"no policy server can be asked"});
+    Choose(trial, progress, chain, Decline{"no policy server can be asked"}, emission);
   } else if (!may_ask) {
-    Choose(trial, progress, chain, Decline{"the window before it was not answered in time"});
+    Choose(trial, progress, chain, Decline{"the window before it was not answered in time"},
+           emission);
   } else {
     emission.question = MakeQuestion(trial, progress);
     asked_ = {std::move(trial), progress};
@@ -191,7 +186,8 @@ void Tracker::Decide(Trial trial, double progress, bool may_ask, Chain& chain, E
   Issue(std::move(trial), emission);
 }
 
-void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside) {
+void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside,
+                     Emission& emission) {
   const Situation situation{record_.spec, setting_,   readings_.back(), Before(),
                             trial.state,  trial.mask, progress,         trial.window};
   Chain::Choice choice = chain.Decide(situation, random_, outside);
@@ -206,6 +202,7 @@ void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict&
   // What was cut or drawn by lot is no longer the policy's own choice: nobody learns from it.
   if (note.empty() && !options_.heads_by_lot) trial.action = std::move(action);
   trial.decider = std::move(choice.decider);
+  emission.reasons = std::move(choice.decision.reasons);
   trial.why = choice.decision.why + note;
   trial.policy_version = choice.decision.policy_version;
   trial.log_probability = choice.decision.log_probability;
@@ -240,7 +237,7 @@ Emission Tracker::Conclude(std::uint64_t id, const Verdict& outside, Chain& chai
   Emission emission;
   if (!IsOpen(id)) return emission;
   Asked asked = *std::exchange(asked_, std::nullopt);
-  Choose(asked.trial, asked.progress, chain, outside);
+  Choose(asked.trial, asked.progress, chain, outside, emission);
   Issue(std::move(asked.trial), emission);
   return emission;
 }
@@ -302,7 +299,7 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
         observation.compute_seconds, last_->step, last_->compute_seconds));
   }
   const bool first = !last_ && readings_.empty();
-  last_ = observation;
+  last_ = {observation.step, observation.compute_seconds, observation.loss};
   dropped_ += observation.dropped;
 
   Emission emission;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <random>
 #include <string>
@@ -24,6 +25,7 @@ struct Emission {
   std::vector<Record> records;
   std::optional<ActionRequest> action;
   std::optional<Question> question;
+  std::function<std::string()> reasons = {};  // of the action (Decision::reasons)
 };
 
 class Tracker {
@@ -67,7 +69,8 @@ class Tracker {
   [[nodiscard]] const WindowReading* Before() const;  // the last but one; null: there is none
   [[nodiscard]] Trial Look(std::uint32_t window) const;
   void Decide(Trial trial, double progress, bool may_ask, Chain& chain, Emission& emission);
-  void Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside);
+  void Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside,
+              Emission& emission);
   [[nodiscard]] Question MakeQuestion(const Trial& trial, double progress) const;
   void Withdraw(const char* why, Emission& emission);
   [[nodiscard]] ActionMask OpenChoices() const;
@@ -85,7 +88,12 @@ class Tracker {
   std::vector<WindowReading> readings_;
   std::vector<CurvePoint> curve_;  // of the readings
   std::uint32_t window_ = 0;       // the one that is filling
-  std::optional<Observation> last_;
+  struct Stand {
+    std::uint64_t step;
+    double compute_seconds;
+    double loss;
+  };
+  std::optional<Stand> last_;            // of the last observation
   std::uint64_t last_trial_ = 0;         // waits for its reward; 0: none
   std::size_t last_trial_readings_ = 0;  // readings there were when it was decided
   std::optional<Trial> pending_;         // sent, not answered

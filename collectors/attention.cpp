@@ -73,6 +73,27 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
   return numbers;
 }
 
+// Where backward() leaves ∂loss/∂gain of every head, [count]: the gradient of the heads' outputs
+// times what the gain was multiplied with. Both are [batch, count, length, head_width].
+std::shared_ptr<torch::Tensor> MeasureImportance(const torch::Tensor& heads,
+                                                 const torch::Tensor& ungained) {
+  auto slope = std::make_shared<torch::Tensor>();
+  if (!heads.requires_grad()) return slope;
+  heads.register_hook([slope, ungained](const torch::Tensor& gradient) {
+    const torch::NoGradGuard no_grad;
+    std::vector<torch::Tensor> of_heads;
+    for (std::int64_t head = 0; head < ungained.size(1); ++head) {
+      const auto flat = [&](const torch::Tensor& x) {
+        return x.select(1, head).flatten().to(torch::kFloat32);
+      };
+      of_heads.push_back(torch::dot(flat(gradient), flat(ungained)));
+    }
+    const torch::Tensor now = torch::stack(of_heads);
+    *slope = slope->defined() ? *slope + now : now;
+  });
+  return slope;
+}
+
 // What makes scales, gains and activity unusable for so many heads, or nothing.
 std::optional<std::string> FindFault(std::span<const float> scale, std::span<const float> gain,
                                      std::span<const std::uint8_t> active, std::size_t heads) {
@@ -236,17 +257,17 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   torch::Tensor causal;
   if (options_.causal) causal = causal_mask_.Of(queries.size(2), queries.options());
   torch::Tensor heads = Attend(queries, keys, values, causal, mask);
-  torch::Tensor gain = now.gain;
-  if (measure) gain = now.gain.clone().set_requires_grad(torch::GradMode::is_enabled());
-  if (measure || !now.plain_gain) heads = heads * gain.to(heads.dtype());
-  torch::Tensor result = F::linear(Merge(heads), Part(now, output->weight, 1), output->bias);
+  const torch::Tensor ungained = heads.detach();
+  if (!now.plain_gain) heads = heads * now.gain.to(heads.dtype());
+  const torch::Tensor result = F::linear(Merge(heads), Part(now, output->weight, 1), output->bias);
 
   if (measure) {
     const double seconds = ProcessorSeconds() - start;
     measured_.reset();
     torch::Tensor numbers = Numbers(queries, keys, heads, mask, *wish_);
     if (numbers.defined()) {
-      measured_ = Measured{std::move(numbers), std::move(gain), now.setting.active, seconds};
+      measured_ = Measured{std::move(numbers), MeasureImportance(heads, ungained),
+                           now.setting.active, seconds};
     }
     wish_.reset();
   }
@@ -271,15 +292,20 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
   const torch::Device device = queries.device();
   const torch::Tensor rows =
       torch::tensor(DrawStratified(first, length, wish.rows, sampler_)).to(device);
-  const torch::Tensor sequences =
-      torch::tensor(DrawStratified(0, batch, wish.sequences, sampler_)).to(device);
+  const std::vector<std::int64_t> drawn = DrawStratified(0, batch, wish.sequences, sampler_);
+  const torch::Tensor sequences = torch::tensor(drawn).to(device);
   const auto sample = [&](const torch::Tensor& x) {
-    return x.index_select(0, sequences).index_select(2, rows).to(torch::kFloat32);
+    return x.index_select(2, rows).index_select(0, sequences).to(torch::kFloat32);
   };
 
-  torch::Tensor logits = torch::matmul(
-      sample(queries),
-      keys.index_select(0, sequences).to(torch::kFloat32).transpose(-2, -1));  // [S, A, R, K]
+  const torch::Tensor sampled = sample(queries);
+  std::vector<torch::Tensor> products;  // sequence by sequence: no key is copied
+  for (std::int64_t i = 0; i < sampled.size(0); ++i) {
+    products.push_back(torch::matmul(
+        sampled[i],
+        keys[drawn[static_cast<std::size_t>(i)]].to(torch::kFloat32).transpose(-2, -1)));
+  }
+  torch::Tensor logits = torch::stack(products);  // [S, A, R, K]
   torch::Tensor visible = torch::ones({sequences.size(0), 1, rows.size(0), key_count},
                                       torch::TensorOptions(torch::kBool).device(device));
   if (options_.causal) {
@@ -301,18 +327,28 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
   };
 
   const torch::Tensor hidden = ~visible;
-  const torch::Tensor seen_logits = logits.masked_fill(hidden, kMinusInfinity);
-  const torch::Tensor log_sum = seen_logits.logsumexp(-1);  // [S, A, R]
-  const torch::Tensor p = (seen_logits - log_sum.unsqueeze(-1)).exp().masked_fill(hidden, 0);
+  const torch::Tensor seen_logits =
+      logits + torch::zeros_like(hidden, logits.dtype()).masked_fill_(hidden, kMinusInfinity);
+  torch::Tensor p = torch::softmax(seen_logits, -1);  // [S, A, R, K]
+  if (mask.defined()) {
+    p.masked_fill_(~counts.unsqueeze(-1), 0);  // a row that sees nothing has no softmax
+    logits.masked_fill_(hidden, 0);            // what a mask hides may be infinite
+  }
+  const torch::Tensor largest = seen_logits.amax(-1);  // [S, A, R]
+  const torch::Tensor top = p.amax(-1);
 
-  // H = log Σ exp(s) − E[s]
-  const torch::Tensor entropy = log_sum - (p * logits.masked_fill(hidden, 0)).sum(-1);
+  // H = log Σ exp(s) − E[s], and of the largest s the weight is exp(s) / Σ exp(s)
+  const torch::Tensor entropy = largest - top.log() - (p * logits).sum(-1);
   const torch::Tensor norms = mean(sample(heads).norm(2, -1));
   // Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
-  const torch::Tensor units =
-      (p / p.norm(2, -1, true).clamp_min(1e-20)).transpose(1, 2);  // [S, R, A, K]
+  const torch::Tensor rows_of_heads = p.transpose(1, 2);                     // [S, R, A, K]
+  const torch::Tensor weight_of_row = weight.transpose(1, 2).unsqueeze(-1);  // [S, R, 1, 1]
+  const torch::Tensor products_of_heads =
+      torch::matmul(rows_of_heads, rows_of_heads.transpose(-2, -1));
+  const torch::Tensor lengths =
+      products_of_heads.diagonal(0, -2, -1).sqrt().clamp_min(1e-20);  // [S, R, A]
   torch::Tensor cosines =
-      (torch::matmul(units, units.transpose(-2, -1)) * weight.transpose(1, 2).unsqueeze(-1))
+      (products_of_heads / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2)) * weight_of_row)
           .sum(torch::IntArrayRef({0, 1}));
   cosines.fill_diagonal_(0);
 
@@ -321,18 +357,18 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
   const torch::Tensor bins = ((n - visible.cumsum(-1)) * static_cast<std::int64_t>(kProfileBins))
                                  .div(n, "floor")
                                  .clamp(0, static_cast<std::int64_t>(kProfileBins) - 1);
-  const torch::Tensor profile =
-      torch::zeros({p.size(0), p.size(1), p.size(2), static_cast<std::int64_t>(kProfileBins)},
-                   p.options())
-          .scatter_add_(3, bins.expand(p.sizes()), p);
+  const torch::Tensor is_in_bin =
+      bins.squeeze(1).unsqueeze(-1) ==
+      torch::arange(static_cast<std::int64_t>(kProfileBins), bins.options());  // [S, R, K, bins]
+  const torch::Tensor profile = torch::matmul(rows_of_heads, is_in_bin.to(torch::kFloat32));
 
-  const torch::Tensor metrics = torch::stack(
-      {mean(entropy / seen.to(torch::kFloat32).log()).clamp(0, 1),
-       seen_logits.amax(torch::IntArrayRef({0, 2, 3})), mean(p.amax(-1)), mean(p.select(3, 0)),
-       norms / norms.mean().clamp_min(std::numeric_limits<float>::min()), torch::zeros_like(norms),
-       cosines.amax(-1).clamp(0, 1)},
-      1);
-  return torch::cat({metrics, (profile * weight.unsqueeze(-1)).sum(torch::IntArrayRef({0, 2})),
+  const torch::Tensor metrics =
+      torch::stack({mean(entropy / seen.to(torch::kFloat32).log()).clamp(0, 1),
+                    largest.amax(torch::IntArrayRef({0, 2})), mean(top), mean(p.select(3, 0)),
+                    norms / norms.mean().clamp_min(std::numeric_limits<float>::min()),
+                    torch::zeros_like(norms), cosines.amax(-1).clamp(0, 1)},
+                   1);
+  return torch::cat({metrics, (profile * weight_of_row).sum(torch::IntArrayRef({0, 1})),
                      counted.expand({norms.size(0), 1})},
                     1);
 }
@@ -375,9 +411,9 @@ std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   if (!measured) return std::nullopt;
   const std::vector<float> numbers = Floats(measured->numbers);
   if (numbers.back() == 0) return std::nullopt;
-  const torch::Tensor gradient = measured->gain.grad();
+  const torch::Tensor& slope = *measured->slope;
   const std::vector<float> importance =
-      gradient.defined() ? Floats(gradient.abs()) : std::vector<float>();
+      slope.defined() ? Floats(slope.abs()) : std::vector<float>();
 
   constexpr std::size_t kColumns = kMetrics + kProfileBins + 1;
   const std::size_t heads = measured->active.size();

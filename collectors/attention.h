@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <random>
 #include <span>
@@ -100,7 +101,7 @@ class TunableAttentionImpl : public torch::nn::Module {
   // equal stretches of the queries that see at least 16 keys (2 where the input is shorter), by a
   // generator of this module's own. Mask entries of −10,000 and below hide a key.
   void MeasureNext(std::int64_t rows, std::int64_t sequences);
-  // What was measured, after backward() (importance comes from the gradient of the gain; 0 without
+  // What was measured, after backward() (importance comes from the gradient of the heads; 0 without
   // a backward pass); nothing if no forward ran since MeasureNext or no query saw two keys. Clears
   // it, and the wish to measure.
   [[nodiscard]] std::optional<SiteMeasurement> TakeMeasurement();
@@ -136,7 +137,7 @@ class TunableAttentionImpl : public torch::nn::Module {
   };
   struct Measured {
     torch::Tensor numbers;  // [count, kMetrics + kProfileBins + 1], the last: rows that counted
-    torch::Tensor gain;     // [count, 1, 1], the leaf whose gradient is the importance
+    std::shared_ptr<torch::Tensor> slope;  // [count], ∂loss/∂gain, once backward() has been there
     std::vector<std::uint8_t> active;
     double forward_seconds = 0;
   };

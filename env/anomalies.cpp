@@ -144,13 +144,17 @@ Features Stretched(const Features& features) {
 
 // The samples, stretched and scaled by the job's own median and deviation, [samples × kFeatures].
 std::vector<float> Scaled(std::span<const Sample> samples) {
-  std::vector<Sample> stretched(samples.begin(), samples.end());
-  for (Sample& sample : stretched) sample.features = Stretched(sample.features);
+  std::array<std::vector<double>, kFeatures> stretched;
+  for (auto& column : stretched) column.reserve(samples.size());
+  for (const Sample& sample : samples) {
+    const Features features = Stretched(sample.features);
+    for (std::size_t f = 0; f < kFeatures; ++f) stretched[f].push_back(features[f]);
+  }
   std::vector<float> scaled(samples.size() * kFeatures);
   for (std::size_t f = 0; f < kFeatures; ++f) {
-    const Spread spread = SpreadOf(Column(stretched, static_cast<Feature>(f)), kLeastDeviation[f]);
-    for (std::size_t i = 0; i < stretched.size(); ++i) {
-      const double deviations = (stretched[i].features[f] - spread.median) / spread.deviation;
+    const Spread spread = SpreadOf(stretched[f], kLeastDeviation[f]);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      const double deviations = (stretched[f][i] - spread.median) / spread.deviation;
       scaled[i * kFeatures + f] =
           static_cast<float>(std::clamp(deviations, -kLargestDeviation, kLargestDeviation));
     }
@@ -198,6 +202,7 @@ struct Flag {
 
 std::vector<Sample> SamplesOf(std::span<const WindowReading> windows, std::size_t heads) {
   std::vector<Sample> samples;
+  samples.reserve(windows.size() * heads);
   for (std::size_t w = 0; w < windows.size(); ++w) {
     const WindowReading& window = windows[w];
     if (window.active.size() != heads || window.metrics.size() != heads * kMetrics ||
@@ -285,6 +290,11 @@ std::vector<Anomaly> FindAnomalies(std::span<const WindowReading> windows,
     return std::tie(a.site, a.head, a.first_step) < std::tie(b.site, b.head, b.first_step);
   });
   return anomalies;
+}
+
+std::vector<float> ClusteredFeatures(std::span<const WindowReading> windows, std::size_t heads) {
+  const std::vector<Sample> samples = SamplesOf(windows, heads);
+  return samples.empty() ? std::vector<float>() : Scaled(samples);
 }
 
 }  // namespace attune

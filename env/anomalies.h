@@ -54,4 +54,9 @@ struct AnomalyOptions {
                                                  std::span<const std::uint32_t> site_offsets,
                                                  const AnomalyOptions& options);
 
+// What the clusters are of: a row of features for every active head of every window, scaled, in
+// that order. Throws as FindAnomalies, for this number of heads.
+[[nodiscard]] std::vector<float> ClusteredFeatures(std::span<const WindowReading> windows,
+                                                   std::size_t heads);
+
 }  // namespace attune

@@ -71,13 +71,12 @@ double Variance(const Points& points) {
 // Squared distances of a block's points to one centre.
 void Distances(const float* block, std::size_t dimensions, const float* center,
                std::array<float, kBlock>& distances) {
-  distances.fill(0);
   for (std::size_t d = 0; d < dimensions; ++d) {
     const float c = center[d];
     const float* const column = block + d * kBlock;
     for (std::size_t p = 0; p < kBlock; ++p) {
       const float difference = column[p] - c;
-      distances[p] += difference * difference;
+      distances[p] = (d == 0 ? 0 : distances[p]) + difference * difference;
     }
   }
 }

@@ -2,6 +2,7 @@
 #include "env/meter.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
@@ -33,11 +34,15 @@ double HalfDivergence(double p, double m) { return p > 0 ? 0.5 * p * std::log(p 
 }  // namespace
 
 float Difference(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (std::size_t bin = 0; bin < a.size(); ++bin) {
-    sum += std::abs(double{a[bin]} - b[bin]) / b[bin];
+  // Sums side by side, so that the compiler can make a vector of them.
+  std::array<float, 4> sums{};
+  static_assert(kProfileBins % sums.size() == 0);
+  for (std::size_t bin = 0; bin < kProfileBins; bin += sums.size()) {
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      sums[i] += std::abs(a[bin + i] - b[bin + i]) / b[bin + i];
+    }
   }
-  return static_cast<float>(sum / static_cast<double>(a.size()));
+  return (sums[0] + sums[1] + sums[2] + sums[3]) / kProfileBins;
 }
 
 float JensenShannon(std::span<const float> a, std::span<const float> b) {
@@ -52,6 +57,7 @@ float JensenShannon(std::span<const float> a, std::span<const float> b) {
 Meter::Meter(Baseline baseline, std::uint64_t start_step, double start_compute)
     : baseline_(std::move(baseline)), start_step_(start_step), start_compute_(start_compute) {
   RequireBaseline(baseline_);
+  Clear();
 }
 
 void Meter::SetBaseline(Baseline baseline) {
@@ -59,108 +65,109 @@ void Meter::SetBaseline(Baseline baseline) {
   baseline_ = std::move(baseline);
 }
 
+void Meter::Clear() {
+  const std::size_t heads = baseline_.profile.size() / kProfileBins;
+  last_compute_ = start_compute_;
+  losses_.clear();
+  total_weight_ = attention_ = 0;
+  weight_.assign(heads, 0);
+  metrics_.assign(heads * kMetrics, 0);
+  profile_.assign(heads * kProfileBins, 0);
+  difference_.assign(heads, 0);
+}
+
 void Meter::Add(const Observation& observation) {
-  if (observation.active.size() * kProfileBins != baseline_.profile.size()) {
-    throw std::invalid_argument(
-        "meter: the observation has " + std::to_string(observation.active.size()) +
-        " heads, the baseline " + std::to_string(baseline_.profile.size() / kProfileBins));
+  const std::size_t heads = weight_.size();
+  if (observation.active.size() != heads) {
+    throw std::invalid_argument("meter: the observation has " +
+                                std::to_string(observation.active.size()) +
+                                " heads, the baseline " + std::to_string(heads));
   }
-  observations_.push_back(observation);
+  if (losses_.empty()) first_step_ = observation.step;
+  last_step_ = observation.step;
+  const double w = std::max(observation.compute_seconds - last_compute_, kLeastWeight);
+  last_compute_ = observation.compute_seconds;
+  active_ = observation.active;
+  losses_.push_back(observation.loss);
+  total_weight_ += w;
+  attention_ += w * observation.attention_share;
+  for (std::size_t head = 0; head < heads; ++head) {
+    if (observation.active[head] == 0) continue;
+    weight_[head] += w;
+    for (std::size_t i = head * kMetrics; i < (head + 1) * kMetrics; ++i) {
+      metrics_[i] += w * observation.metrics[i];
+    }
+    for (std::size_t i = head * kProfileBins; i < (head + 1) * kProfileBins; ++i) {
+      profile_[i] += w * observation.profile[i];
+    }
+    difference_[head] +=
+        w * Difference(ProfileOf(observation.profile, head), ProfileOf(baseline_.profile, head));
+  }
 }
 
 WindowReading Meter::Close() {
-  if (observations_.empty()) throw std::logic_error("meter: the window has no observation");
-  const Observation& last = observations_.back();
-  const std::size_t heads = last.active.size();
-  const std::size_t count = observations_.size();
+  if (losses_.empty()) throw std::logic_error("meter: the window has no observation");
+  const std::size_t heads = weight_.size();
 
   WindowReading reading;
-  reading.first_step = std::min(start_step_ + 1, observations_.front().step);
-  reading.last_step = last.step;
-  reading.observations = count;
+  reading.first_step = std::min(start_step_ + 1, first_step_);
+  reading.last_step = last_step_;
+  reading.observations = losses_.size();
   reading.start_compute = start_compute_;
-  reading.end_compute = last.compute_seconds;
-  reading.active = last.active;
+  reading.end_compute = last_compute_;
+  reading.active = active_;
   reading.metrics.resize(heads * kMetrics);
   reading.profile.resize(heads * kProfileBins);
   reading.mean.resize(heads);
   reading.deviation.resize(heads);
   reading.difference.resize(heads);
   reading.divergence.resize(heads);
+  reading.attention_share = attention_ / total_weight_;
 
-  std::vector<double> weights(count);
-  double total = 0;
-  double attention = 0;
-  double previous = start_compute_;
-  for (std::size_t i = 0; i < count; ++i) {
-    weights[i] = std::max(observations_[i].compute_seconds - previous, kLeastWeight);
-    previous = observations_[i].compute_seconds;
-    total += weights[i];
-    attention += weights[i] * observations_[i].attention_share;
-  }
-  reading.attention_share = attention / total;
-
-  const std::size_t half = count / 2;
-  const auto tail = std::span(observations_).subspan(half);
+  const auto tail = std::span(losses_).subspan(losses_.size() / 2);
   const auto tail_count = static_cast<double>(tail.size());
-  for (const Observation& observation : tail) reading.loss += observation.loss / tail_count;
+  for (const double loss : tail) reading.loss += loss / tail_count;
   if (tail.size() > 1) {
     double squares = 0;
-    for (const Observation& observation : tail) {
-      squares += (observation.loss - reading.loss) * (observation.loss - reading.loss);
-    }
+    for (const double loss : tail) squares += (loss - reading.loss) * (loss - reading.loss);
     reading.loss_noise = std::sqrt(squares / (tail_count - 1) / tail_count);
   }
 
   double differences = 0;
   std::size_t active = 0;
   for (std::size_t head = 0; head < heads; ++head) {
-    if (last.active[head] == 0) continue;
-    const auto base = ProfileOf(baseline_.profile, head);
-    std::array<double, kMetrics> metrics{};
-    std::array<double, kProfileBins> profile{};
-    double difference = 0;
-    double weight = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      const Observation& observation = observations_[i];
-      if (observation.active[head] == 0) continue;
-      const double w = weights[i];
-      weight += w;
-      for (std::size_t m = 0; m < kMetrics; ++m) {
-        metrics[m] += w * observation.metrics[head * kMetrics + m];
-      }
-      const auto shares = ProfileOf(observation.profile, head);
-      for (std::size_t bin = 0; bin < kProfileBins; ++bin) profile[bin] += w * shares[bin];
-      difference += w * Difference(shares, base);
-    }
-    for (std::size_t m = 0; m < kMetrics; ++m) {
-      reading.metrics[head * kMetrics + m] = static_cast<float>(metrics[m] / weight);
+    if (active_[head] == 0) continue;
+    const double weight = weight_[head];
+    for (std::size_t i = head * kMetrics; i < (head + 1) * kMetrics; ++i) {
+      reading.metrics[i] = static_cast<float>(metrics_[i] / weight);
     }
     // Reported shares sum to 1 but for rounding; the moments below take the sum as it is.
     double mass = 0;
     double first_moment = 0;
     double second_moment = 0;
     for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
+      const double share = profile_[head * kProfileBins + bin];
       const double distance = (static_cast<double>(bin) + 0.5) / kProfileBins;
-      mass += profile[bin];
-      first_moment += profile[bin] * distance;
-      second_moment += profile[bin] * distance * distance;
-      reading.profile[head * kProfileBins + bin] = static_cast<float>(profile[bin] / weight);
+      mass += share;
+      first_moment += share * distance;
+      second_moment += share * distance * distance;
+      reading.profile[head * kProfileBins + bin] = static_cast<float>(share / weight);
     }
     const double mean = first_moment / mass;
     reading.mean[head] = static_cast<float>(mean);
     reading.deviation[head] =
         static_cast<float>(std::sqrt(std::max(second_moment / mass - mean * mean, 0.0)));
-    reading.difference[head] = static_cast<float>(difference / weight);
-    reading.divergence[head] = JensenShannon(ProfileOf(reading.profile, head), base);
-    differences += difference / weight;
+    reading.difference[head] = static_cast<float>(difference_[head] / weight);
+    reading.divergence[head] =
+        JensenShannon(ProfileOf(reading.profile, head), ProfileOf(baseline_.profile, head));
+    differences += difference_[head] / weight;
     ++active;
   }
   reading.imbalance = active > 0 ? differences / static_cast<double>(active) : 0;
 
   start_step_ = reading.last_step;
   start_compute_ = reading.end_compute;
-  observations_.clear();
+  Clear();
   return reading;
 }
 

@@ -52,20 +52,32 @@ class Meter {
   // its heads are not the baseline's.
   void Add(const Observation& observation);
 
-  [[nodiscard]] bool Empty() const { return observations_.empty(); }
+  [[nodiscard]] bool Empty() const { return losses_.empty(); }
   [[nodiscard]] const Baseline& Base() const { return baseline_; }
-  // Throws as the constructor does.
+  // What observations from now on are compared with. Throws as the constructor does.
   void SetBaseline(Baseline baseline);
 
   // The reading of all observations since the last call; throws std::logic_error if there is none.
-  // O(observations × heads).
+  // O(observations + heads).
   [[nodiscard]] WindowReading Close();
 
  private:
+  void Clear();
+
   Baseline baseline_;
-  std::vector<Observation> observations_;
   std::uint64_t start_step_;  // last step of the window before
   double start_compute_;
+
+  // Of the observations since then; sums are weighted.
+  std::uint64_t first_step_ = 0, last_step_ = 0;
+  double last_compute_ = 0;
+  std::vector<std::uint8_t> active_;  // [heads], in the last one
+  std::vector<double> losses_;        // [observations]
+  double total_weight_ = 0, attention_ = 0;
+  std::vector<double> weight_;      // [heads]
+  std::vector<double> metrics_;     // [heads × kMetrics]
+  std::vector<double> profile_;     // [heads × kProfileBins]
+  std::vector<double> difference_;  // [heads]
 };
 
 // Mean over the bins of |a − b| / b; both [kProfileBins], b above 0 in every bin.

@@ -1,7 +1,9 @@
 // Observation: checking what a trainer reports before anything is computed from it.
 #include "env/observation.h"
 
+#include <array>
 #include <cmath>
+#include <limits>
 #include <sstream>
 
 #include "env/setting.h"
@@ -23,7 +25,17 @@ std::optional<std::string> FindSizeFault(const char* field, std::size_t size, st
   return text.str();
 }
 
-bool IsShare(float value) { return value >= -kShareTolerance && value <= 1 + kShareTolerance; }
+// Neither NaN nor infinity lies between finite bounds.
+struct Range {
+  float least, most;
+  [[nodiscard]] bool Holds(float value) const { return (value >= least) & (value <= most); }
+};
+constexpr float kLargest = std::numeric_limits<float>::max();
+constexpr Range kShare = {-kShareTolerance, 1 + kShareTolerance};
+constexpr Range kNorm = {0, kLargest};
+// In the order of Metric.
+constexpr std::array<Range, kMetrics> kRanges = {
+    kShare, {-kLargest, kLargest}, kShare, kShare, kNorm, kNorm, kShare};
 
 // What is wrong with a number, as the end of a sentence: it is none, is infinite, or `range` says
 // where it should have been.
@@ -36,42 +48,40 @@ std::string NumberFault(Number value, const char* range) {
   return text.str();
 }
 
-bool InRange(Metric metric, float value) {
-  switch (metric) {
-    case Metric::kEntropy:
-    case Metric::kTopWeight:
-    case Metric::kFirstTokenMass:
-    case Metric::kRedundancy:
-      return IsShare(value);
-    case Metric::kOutputNorm:
-    case Metric::kImportance:
-      return std::isfinite(value) && value >= 0;
-    case Metric::kLargestLogit:
-      return std::isfinite(value);
-  }
-  return false;
-}
-
-const char* Range(Metric metric) {
+const char* NameOfRange(Metric metric) {
   const bool norm = metric == Metric::kOutputNorm || metric == Metric::kImportance;
   return norm ? "at least 0" : "a value in [0, 1]";
+}
+
+// Whether an active head has no fault, found without a branch for every number.
+bool IsFaultless(const Observation& observation, std::size_t head) {
+  const float* const metrics = observation.metrics.data() + head * kMetrics;
+  const float* const profile = observation.profile.data() + head * kProfileBins;
+  int fine = 1;
+  for (std::size_t m = 0; m < kMetrics; ++m) fine &= kRanges[m].Holds(metrics[m]);
+  std::array<float, 4> sums{};
+  for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
+    fine &= kShare.Holds(profile[bin]);
+    sums[bin % sums.size()] += profile[bin];
+  }
+  return fine != 0 && std::abs(sums[0] + sums[1] + sums[2] + sums[3] - 1) <= kSumTolerance;
 }
 
 // A fault in the metrics and profile of one active head.
 std::optional<std::string> FindHeadFault(const Observation& observation, std::size_t head,
                                          const Topology& topology) {
+  if (IsFaultless(observation, head)) return std::nullopt;
   for (std::size_t m = 0; m < kMetrics; ++m) {
     const float value = observation.metrics[head * kMetrics + m];
-    const auto metric = static_cast<Metric>(m);
-    if (InRange(metric, value)) continue;
+    if (kRanges[m].Holds(value)) continue;
     return "metrics: " + std::string(kMetricNames[m]) + " of " + DescribeHead(topology, head) +
-           NumberFault(value, Range(metric));
+           NumberFault(value, NameOfRange(static_cast<Metric>(m)));
   }
   float sum = 0;
   for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
     const float value = observation.profile[head * kProfileBins + bin];
     sum += value;
-    if (IsShare(value)) continue;
+    if (kShare.Holds(value)) continue;
     return "profile: bin " + std::to_string(bin) + " of " + DescribeHead(topology, head) +
            NumberFault(value, "a value in [0, 1]");
   }
@@ -117,7 +127,7 @@ std::optional<std::string> FindFault(const Observation& observation, const Topol
   if (!std::isfinite(observation.loss)) {
     return "loss" + NumberFault(observation.loss, "a finite value");
   }
-  if (!IsShare(observation.attention_share)) {
+  if (!kShare.Holds(observation.attention_share)) {
     return "attention_share" + NumberFault(observation.attention_share, "a value in [0, 1]");
   }
   std::size_t head = 0;

@@ -24,6 +24,8 @@ extern const char attune_shipped_network_end[];
 namespace attune {
 namespace {
 
+namespace F = torch::nn::functional;
+
 constexpr std::int64_t kFormat = 1;          // of the checkpoint
 constexpr double kMaxDivergence = 0.03;      // an Update stops once it went this far
 constexpr float kClosed = -1e9F;             // added to the logits of closed choices
@@ -35,18 +37,19 @@ constexpr std::size_t kReasons = 4;          // features named in why
 constexpr int kPathSteps = 8;                // of the integral behind them
 
 // Samples side by side: the heads of all samples in a row, and likewise their sites.
-// J samples, S sites of W heads at most, H heads.
+// J samples, S sites of W heads at most, H heads. Smaller sites repeat their first head.
 struct Batch {
-  torch::Tensor tokens;         // [H, kTokenFeatures]
-  torch::Tensor site_of_head;   // [H] int64
-  torch::Tensor heads_of_site;  // [S, W] int64, smaller sites repeat their first head
+  torch::Tensor tokens;         // [S × W, kTokenFeatures]
+  torch::Tensor place_of_head;  // [H] int64, row of `tokens`; undefined: all sites have W heads
+  torch::Tensor place_weight;   // [S, W, 1] in the mean of the site; undefined likewise
+  torch::Tensor site_weight;    // [J, S] of a site's mean in that of the job
   torch::Tensor job_of_head;    // [H] int64
   torch::Tensor job_of_site;    // [S] int64
-  torch::Tensor site_heads;     // [S, 1] number of heads
-  torch::Tensor job_heads;      // [J, 1] number of heads
   torch::Tensor active;         // [H] 0 or 1
   torch::Tensor scale_open;     // [H, kScaleChoices] bool
   torch::Tensor count_open;     // [S, kCountChoices] bool
+
+  [[nodiscard]] std::int64_t Jobs() const { return site_weight.size(0); }
 };
 
 // The actions of a batch. R sites draw some of at most C candidates.
@@ -118,19 +121,32 @@ void Check(const Sample& sample) {
 }
 
 Batch MakeBatch(std::span<const Sample* const> samples) {
+  std::size_t heads = 0;
+  std::size_t sites = 0;
+  std::size_t widest = 0;
+  for (const Sample* sample : samples) {
+    const std::vector<std::uint32_t>& offsets = sample->state.site_offsets;
+    heads += sample->state.Heads();
+    sites += sample->state.Sites();
+    for (std::size_t site = 1; site < offsets.size(); ++site) {
+      widest = std::max<std::size_t>(widest, offsets[site] - offsets[site - 1]);
+    }
+  }
+  const bool even = sites * widest == heads;
   std::vector<float> tokens;
-  std::vector<float> site_heads;
-  std::vector<float> job_heads;
   std::vector<float> active;
-  std::vector<std::int64_t> site_of_head;
+  std::vector<float> place_weight;
+  std::vector<float> site_weight(samples.size() * sites, 0);
+  std::vector<std::int64_t> place_of_head;
   std::vector<std::int64_t> job_of_head;
   std::vector<std::int64_t> job_of_site;
   std::vector<std::uint8_t> scale_open;
   std::vector<std::uint8_t> count_open;
+  tokens.reserve(sites * widest * kTokenFeatures);
+  scale_open.reserve(heads * kScaleChoices);
   for (std::size_t job = 0; job < samples.size(); ++job) {
     const Sample& sample = *samples[job];
     const State& state = sample.state;
-    tokens.insert(tokens.end(), state.tokens.begin(), state.tokens.end());
     active.insert(active.end(), sample.active_before.begin(), sample.active_before.end());
     for (const auto& open : sample.mask.scale) {
       scale_open.insert(scale_open.end(), open.begin(), open.end());
@@ -138,42 +154,48 @@ Batch MakeBatch(std::span<const Sample* const> samples) {
     for (const auto& open : sample.mask.count) {
       count_open.insert(count_open.end(), open.begin(), open.end());
     }
-    job_heads.push_back(static_cast<float>(state.Heads()));
     job_of_head.insert(job_of_head.end(), state.Heads(), static_cast<std::int64_t>(job));
     for (std::size_t site = 0; site < state.Sites(); ++site) {
-      const std::size_t heads = state.site_offsets[site + 1] - state.site_offsets[site];
-      site_of_head.insert(site_of_head.end(), heads, static_cast<std::int64_t>(site_heads.size()));
-      site_heads.push_back(static_cast<float>(heads));
+      const std::size_t of_site = state.site_offsets[site + 1] - state.site_offsets[site];
+      const auto token = [&](std::size_t head) {
+        return state.tokens.begin() +
+               static_cast<std::ptrdiff_t>((state.site_offsets[site] + head) * kTokenFeatures);
+      };
+      site_weight[job * sites + job_of_site.size()] =
+          static_cast<float>(of_site) / static_cast<float>(state.Heads());
       job_of_site.push_back(static_cast<std::int64_t>(job));
+      tokens.insert(tokens.end(), token(0), token(of_site));
+      if (even) continue;
+      for (std::size_t head = 0; head < widest; ++head) {
+        const bool is_head = head < of_site;
+        if (is_head) {
+          place_of_head.push_back(static_cast<std::int64_t>(place_weight.size()));
+        } else {
+          tokens.insert(tokens.end(), token(0), token(1));
+        }
+        place_weight.push_back(is_head ? 1 / static_cast<float>(of_site) : 0);
+      }
     }
   }
-  const auto widest =
-      static_cast<std::size_t>(*std::max_element(site_heads.begin(), site_heads.end()));
-  std::vector<std::int64_t> heads_of_site;
-  std::int64_t first_head = 0;
-  for (const float number : site_heads) {
-    const auto heads = static_cast<std::int64_t>(number);
-    for (std::int64_t head = first_head; head < first_head + heads; ++head)
-      heads_of_site.push_back(head);
-    heads_of_site.insert(heads_of_site.end(), widest - static_cast<std::size_t>(heads), first_head);
-    first_head += heads;
-  }
-  const auto heads = static_cast<std::int64_t>(active.size());
-  const auto sites = static_cast<std::int64_t>(site_heads.size());
+  const auto h = static_cast<std::int64_t>(heads);
+  const auto s = static_cast<std::int64_t>(sites);
+  const auto w = static_cast<std::int64_t>(widest);
   const auto jobs = static_cast<std::int64_t>(samples.size());
   const auto features = static_cast<std::int64_t>(kTokenFeatures);
-  return {
-      .tokens = ToTensor(tokens, {heads, features}, torch::kFloat),
-      .site_of_head = ToTensor(site_of_head, {heads}, torch::kLong),
-      .heads_of_site =
-          ToTensor(heads_of_site, {sites, static_cast<std::int64_t>(widest)}, torch::kLong),
-      .job_of_head = ToTensor(job_of_head, {heads}, torch::kLong),
-      .job_of_site = ToTensor(job_of_site, {sites}, torch::kLong),
-      .site_heads = ToTensor(site_heads, {sites, 1}, torch::kFloat),
-      .job_heads = ToTensor(job_heads, {jobs, 1}, torch::kFloat),
-      .active = ToTensor(active, {heads}, torch::kFloat),
-      .scale_open = ToTensor(scale_open, {heads, kScaleChoices}, torch::kByte).to(torch::kBool),
-      .count_open = ToTensor(count_open, {sites, kCountChoices}, torch::kByte).to(torch::kBool)};
+  Batch batch = {.tokens = ToTensor(tokens, {s * w, features}, torch::kFloat),
+                 .place_of_head = {},
+                 .place_weight = {},
+                 .site_weight = ToTensor(site_weight, {jobs, s}, torch::kFloat),
+                 .job_of_head = ToTensor(job_of_head, {h}, torch::kLong),
+                 .job_of_site = ToTensor(job_of_site, {s}, torch::kLong),
+                 .active = ToTensor(active, {h}, torch::kFloat),
+                 .scale_open = ToTensor(scale_open, {h, kScaleChoices}, torch::kBool),
+                 .count_open = ToTensor(count_open, {s, kCountChoices}, torch::kBool)};
+  if (!even) {
+    batch.place_of_head = ToTensor(place_of_head, {h}, torch::kLong);
+    batch.place_weight = ToTensor(place_weight, {s, w, 1}, torch::kFloat);
+  }
+  return batch;
 }
 
 Choices MakeChoices(std::span<const Sample* const> samples) {
@@ -277,30 +299,36 @@ struct Layers : torch::nn::Module {
   }
 
   Outputs Forward(const Batch& batch) {
+    // What is written over in place is no more needed for the gradient.
     const torch::Tensor head =
-        torch::tanh(encoder2->forward(torch::tanh(encoder1->forward(batch.tokens))));
+        encoder2->forward(encoder1->forward(batch.tokens).tanh_()).tanh_();  // [S × W, hidden]
     const std::int64_t hidden = head.size(1);
-    const std::int64_t sites = batch.site_heads.size(0);
+    const torch::Tensor of_sites = head.view({batch.job_of_site.size(0), -1, hidden});
     const torch::Tensor site_mean =
-        torch::zeros({sites, hidden}).index_add(0, batch.site_of_head, head) / batch.site_heads;
-    const torch::Tensor site_max =
-        head.index_select(0, batch.heads_of_site.flatten()).view({sites, -1, hidden}).amax(1);
-    const torch::Tensor site = torch::cat({site_mean, site_max}, 1);
-    const torch::Tensor job =
-        torch::zeros({batch.job_heads.size(0), hidden}).index_add(0, batch.job_of_head, head) /
-        batch.job_heads;
-    const torch::Tensor of_head = head2->forward(torch::tanh(head1->forward(torch::cat(
-        {head, site.index_select(0, batch.site_of_head), job.index_select(0, batch.job_of_head)},
-        1))));
+        batch.place_weight.defined() ? (of_sites * batch.place_weight).sum(1) : of_sites.mean(1);
+    const torch::Tensor site = torch::cat({site_mean, of_sites.amax(1)}, 1);
+    const torch::Tensor job = torch::mm(batch.site_weight, site_mean);
+    // head1 of head ‖ site ‖ job. The last two are the same for all heads of a site, and so is
+    // their part of the product.
+    const auto weight = [&](std::int64_t first, std::int64_t units) {
+      return head1->weight.narrow(1, first * hidden, units * hidden);
+    };
+    const torch::Tensor of_site_and_job =
+        F::linear(site, weight(1, 2), head1->bias) +
+        F::linear(job, weight(3, 1)).index_select(0, batch.job_of_site);
+    const torch::Tensor of_all = F::linear(head, weight(0, 1)).view_as(of_sites);
+    torch::Tensor of_head =
+        head2->forward((of_all + of_site_and_job.unsqueeze(1)).tanh_().flatten(0, 1));
+    if (batch.place_of_head.defined()) of_head = of_head.index_select(0, batch.place_of_head);
     const torch::Tensor of_site = site2->forward(
-        torch::tanh(site1->forward(torch::cat({site, job.index_select(0, batch.job_of_site)}, 1))));
+        site1->forward(torch::cat({site, job.index_select(0, batch.job_of_site)}, 1)).tanh_());
     const torch::Tensor scale = of_head.narrow(1, 0, kScaleChoices);
     return {
         .scale = torch::log_softmax(scale.masked_fill(batch.scale_open.logical_not(), kClosed), 1),
         .count =
             torch::log_softmax(of_site.masked_fill(batch.count_open.logical_not(), kClosed), 1),
         .score = of_head.select(1, kScaleChoices),
-        .value = job2->forward(torch::tanh(job1->forward(job))).squeeze(1)};
+        .value = job2->forward(job1->forward(job).tanh_()).squeeze(1)};
   }
 
   torch::nn::Linear encoder1, encoder2, head1, head2, site1, site2, job1, job2;
@@ -319,7 +347,7 @@ Terms Judge(const Batch& batch, const Outputs& outputs, const Choices& choices) 
 
 // [J] log-probabilities of the whole actions.
 torch::Tensor LogProbability(const Batch& batch, const Choices& choices, const Terms& terms) {
-  return torch::zeros({batch.job_heads.size(0)})
+  return torch::zeros({batch.Jobs()})
       .index_add(0, batch.job_of_head, terms.scale)
       .index_add(0, batch.job_of_site, terms.count)
       .index_add(0, choices.job_of_draw, terms.draws);
@@ -328,7 +356,7 @@ torch::Tensor LogProbability(const Batch& batch, const Choices& choices, const T
 // [J] entropies of the scale and count choices together; that of the draws has no closed form.
 torch::Tensor Entropy(const Batch& batch, const Outputs& outputs) {
   const auto of = [](const torch::Tensor& log) { return -(log.exp() * log).sum(1); };
-  return torch::zeros({batch.job_heads.size(0)})
+  return torch::zeros({batch.Jobs()})
       .index_add(0, batch.job_of_head, of(outputs.scale) * batch.active)
       .index_add(0, batch.job_of_site, of(outputs.count));
 }
@@ -399,8 +427,8 @@ std::string Describe(const Topology& topology, const Action& action, const float
 // What moved a decision: the mean log-odds of its changes of count (of scale, where it has none)
 // against keeping, shared out over the token's features by integrated gradients (1703.01365) from
 // tokens of zeros on. The shares sum to how far the log-odds are from those of such tokens.
-std::string Reasons(Layers& layers, Batch batch, const Action& action,
-                    std::span<const std::uint8_t> active) {
+std::string Reasons(Layers& layers, const Sample& sample) {
+  const Action& action = sample.action;
   std::vector<std::int64_t> places;
   std::vector<std::int64_t> choices;
   const bool counts = std::ranges::any_of(
@@ -410,30 +438,33 @@ std::string Reasons(Layers& layers, Batch batch, const Action& action,
   for (std::size_t place = 0; place < most; ++place) {
     const std::int64_t choice =
         counts ? static_cast<std::int64_t>(action.count[place]) : action.scale[place];
-    if (choice == keep || (!counts && active[place] == 0)) continue;
+    if (choice == keep || (!counts && sample.active_before[place] == 0)) continue;
     places.push_back(static_cast<std::int64_t>(place));
     choices.push_back(choice);
   }
   if (places.empty()) return {};
   const torch::AutoGradMode gradients(true);
+  // The points of the path side by side, as jobs; the last are the tokens themselves.
+  const std::vector<const Sample*> jobs(kPathSteps + 1, &sample);
+  Batch batch = MakeBatch(jobs);
+  const std::int64_t points = batch.Jobs();
+  torch::Tensor way = (torch::arange(points) + 0.5) / kPathSteps;
+  way[kPathSteps] = 1;
+  const torch::Tensor tokens = batch.tokens.view({points, -1, std::int64_t{kTokenFeatures}});
+  batch.tokens = (tokens * way.view({-1, 1, 1})).view_as(batch.tokens).requires_grad_(true);
+  const Outputs outputs = layers.Forward(batch);
   const auto number = static_cast<std::int64_t>(places.size());
-  const torch::Tensor place = ToTensor(places, {number}, torch::kLong);
-  const torch::Tensor choice = ToTensor(choices, {number, 1}, torch::kLong);
-  const auto log_odds = [&](const torch::Tensor& tokens) {
-    batch.tokens = tokens;
-    const Outputs outputs = layers.Forward(batch);
-    const torch::Tensor of = (counts ? outputs.count : outputs.scale).index_select(0, place);
-    return (of.gather(1, choice).squeeze(1) - of.select(1, keep)).mean();
-  };
-  const torch::Tensor tokens = batch.tokens;
-  torch::Tensor slope = torch::zeros_like(tokens);
-  for (int step = 0; step < kPathSteps; ++step) {
-    const torch::Tensor point =
-        (tokens * ((step + 0.5) / kPathSteps)).detach().requires_grad_(true);
-    slope += torch::autograd::grad({log_odds(point)}, {point})[0] / kPathSteps;
-  }
-  const torch::Tensor share = (tokens * slope).sum(0).contiguous();
-  const double odds = log_odds(tokens).item<double>();
+  const torch::Tensor log = counts ? outputs.count : outputs.scale;
+  const torch::Tensor changing =
+      log.view({points, -1, log.size(1)}).index_select(1, ToTensor(places, {number}, torch::kLong));
+  const torch::Tensor choice = ToTensor(choices, {1, number, 1}, torch::kLong);
+  const torch::Tensor log_odds =
+      (changing.gather(2, choice.expand({points, number, 1})).squeeze(2) - changing.select(2, keep))
+          .mean(1);
+  const torch::Tensor slope =
+      torch::autograd::grad({log_odds.narrow(0, 0, kPathSteps).mean()}, {batch.tokens})[0];
+  const torch::Tensor share = (tokens[0] * slope.view_as(tokens).sum(0)).sum(0).contiguous();
+  const double odds = log_odds[kPathSteps].item<double>();
   std::vector<std::size_t> order(kTokenFeatures);
   std::iota(order.begin(), order.end(), std::size_t{0});
   const float* const shares = share.data_ptr<float>();
@@ -612,7 +643,7 @@ void Network::Model::Learn(std::span<const Sample* const> samples, UpdateReport&
 
 Network::Network(const NetworkOptions& options) {
   torch::set_num_threads(1);
-  model_ = std::make_unique<Model>(options);
+  model_ = std::make_shared<Model>(options);
 }
 
 Network::~Network() = default;
@@ -634,7 +665,10 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   outputs.count = outputs.count.contiguous();
   outputs.score = outputs.score.contiguous();
   for (const torch::Tensor& output : {outputs.scale, outputs.count, outputs.score, outputs.value}) {
-    if (!torch::isfinite(output).all().item<bool>()) return Decline{"an output is not finite"};
+    const std::span values(output.data_ptr<float>(), static_cast<std::size_t>(output.numel()));
+    if (!std::ranges::all_of(values, [](float x) { return std::isfinite(x); })) {
+      return Decline{"an output is not finite"};
+    }
   }
   const float* const scale = outputs.scale.data_ptr<float>();
   const float* const count = outputs.count.data_ptr<float>();
@@ -672,12 +706,14 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   }
   const Choices choices = MakeChoices(samples);
   Decision decision;
-  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active) +
-                 Reasons(model_->layers, batch, sample.action, situation.setting.active);
+  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active);
   decision.log_probability =
       LogProbability(batch, choices, Judge(batch, outputs, choices)).item<float>();
   decision.policy_version = model_->version;
-  decision.action = std::move(sample.action);
+  decision.action = sample.action;
+  decision.reasons = [model = model_, sample = std::move(sample)] {
+    return Reasons(model->layers, sample);
+  };
   return decision;
 }
 

@@ -125,7 +125,7 @@ class Network : public Policy {
 
  private:
   struct Model;
-  std::unique_ptr<Model> model_;
+  std::shared_ptr<Model> model_;  // shared with the reasons of its decisions
 };
 
 // The sample that a decision makes, for learning. Advantage and value are left at 0.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -34,6 +35,9 @@ struct Decision {
   std::string why;                   // one line for a person
   float log_probability = 0;         // 0 for deterministic policies
   std::uint64_t policy_version = 0;  // 0 for rules
+  // What moved the decision, to stand behind `why`. Takes longer than the decision itself, so it is
+  // for when the action is on its way. Empty where `why` says it all.
+  std::function<std::string()> reasons = {};
 };
 
 // A policy that is not fit to decide here says why.

@@ -384,6 +384,14 @@ void Store::SetReward(std::uint64_t trial, double reward) {
   }
 }
 
+void Store::SetWhy(std::uint64_t trial, std::string_view why) {
+  Database& database = connection_->database;
+  database.Execute("UPDATE trials SET why = ? WHERE id = ?", why, trial);
+  if (database.Changes() == 0) {
+    throw RecordError(database.Path() + " has no trial " + std::to_string(trial) + " to explain");
+  }
+}
+
 void Store::MarkRunningLost(double now) {
   connection_->database.Execute("UPDATE jobs SET outcome = ?, ended = ? WHERE outcome = ?",
                                 Outcome::kLost, now, Outcome::kRunning);

@@ -112,9 +112,11 @@ class Store {
   void Put(const PolicyRecord& policy);
   // Replaces all anomalies of the job.
   void PutAnomalies(std::uint64_t job, std::span<const Anomaly> anomalies);
-  // What became of a trial's action; the window that followed. RecordError for an unknown trial.
+  // What became of a trial's action; the window that followed; a longer reason than was known when
+  // it was put. RecordError for an unknown trial.
   void SetAcknowledgement(std::uint64_t trial, const Acknowledgement& acknowledgement);
   void SetReward(std::uint64_t trial, double reward);
+  void SetWhy(std::uint64_t trial, std::string_view why);
   // Marks running jobs as lost and ended at `now` (Unix time, seconds): what a daemon finds at its
   // start was left by one that died.
   void MarkRunningLost(double now);

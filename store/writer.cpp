@@ -27,6 +27,7 @@ struct PutInto {
   void operator()(const RewardRecord& record) const {
     store.SetReward(record.trial, record.reward);
   }
+  void operator()(const WhyRecord& record) const { store.SetWhy(record.trial, record.why); }
   template <class T>
   void operator()(const T& record) const {
     store.Put(record);

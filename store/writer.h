@@ -29,9 +29,13 @@ struct RewardRecord {
   std::uint64_t trial = 0;
   double reward = 0;
 };
+struct WhyRecord {
+  std::uint64_t trial = 0;
+  std::string why;
+};
 
 using Record = std::variant<JobRecord, Trial, ObservationRecord, PolicyRecord, AnomaliesRecord,
-                            AcknowledgementRecord, RewardRecord>;
+                            AcknowledgementRecord, RewardRecord, WhyRecord>;
 
 class Writer {
  public:

@@ -11,6 +11,7 @@
 #include <span>
 #include <string_view>
 
+#include "agent/analyst.h"
 #include "agent/cli/command.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
@@ -105,6 +106,8 @@ void Put(Store& store, const Emission& emission) {
             store.SetAcknowledgement(content.trial, content.acknowledgement);
           } else if constexpr (std::is_same_v<Content, RewardRecord>) {
             store.SetReward(content.trial, content.reward);
+          } else if constexpr (std::is_same_v<Content, WhyRecord>) {
+            store.SetWhy(content.trial, content.why);
           } else {
             store.Put(content);
           }
@@ -176,6 +179,7 @@ Imported Meter(const fs::path& log, const fs::path& history, Options options, St
     }
   }
   if (!over) Put(store, tracker.Lose(ended));
+  store.PutAnomalies(1, AnomaliesOf(store, 1).anomalies);
   store.Commit();
   imported.name = tracker.Record().spec.name;
   imported.outcome = tracker.Record().outcome;

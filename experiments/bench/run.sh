@@ -8,9 +8,24 @@
 #   jobs     what 1,000 jobs at a time cost one daemon
 #   stopped  a trainer's step beside a stopped and a killed daemon
 #   python   a Python trainer's step with attune attached beside a bare one; seconds held up
+#   meter    measuring a step, beside that step's attention forward
+#   overhead a step with attune at the default cadence, beside the same step bare
+#   slim     a step with half and a quarter of the heads, beside attention built so small
+#   network  a decision's forward pass, beside the bare matrix products
+#   learn    a PPO update over 4,096 windows, beside one chain of LibTorch calls
+#   kmeans   anomalies of 10,000 windows, beside scikit-learn's KMeans on the same points
+#   ingest   observations per second of 8 connections, beside a ROUTER that drops them
+#   decide   from an observation to the action, beside a bare echo, forward pass and commit
+#   scale    processor time of a decision with 1,000 jobs, beside 1 job
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-names=(insert page merge sweep jobs stopped python)
+names=(ingest decide network meter overhead slim learn kmeans scale insert page merge sweep jobs stopped python)
+
+# A program that measures several things, some beside a daemon, some with a thousand connections.
+bench() {
+  ulimit -n "$(ulimit -Hn)"
+  cmake --build --preset release --target attuned "attune-bench-$1" >&2 && build/release/bin/"attune-bench-$1" "$2"
+}
 
 run() {
   cmake --preset release >/dev/null
@@ -24,6 +39,10 @@ run() {
       cmake --build --preset release --target attuned >&2 && tests/python/environment.sh build/python-venv >&2
       PYTHONPATH=collectors/python/src build/python-venv/bin/python experiments/bench/python.py
       ;;
+    meter | overhead | slim) bench attention "$1" ;;
+    network | learn) bench network "$1" ;;
+    ingest | decide | scale) bench daemon "$1" ;;
+    kmeans) cmake --build --preset release --target attune-bench-kmeans >&2 && experiments/bench/kmeans.sh ;;
   esac
 }
 

@@ -198,12 +198,12 @@ TEST_CASE("a clock that stands still leaves equal weights") {
   CHECK(meter.Close().difference[0] == Approx(30.0 / 16 / 2));
 }
 
-TEST_CASE("differences are against the baseline that is set when the window closes") {
+TEST_CASE("differences are against the baseline that is set when the observation comes") {
   Observation observation = ExampleObservation(ExampleTopology());
   for (std::size_t head = 0; head < 6; ++head) SetOneHot(observation, head, 3);
   Meter meter(UniformBaseline(6));
-  meter.Add(observation);
   meter.SetBaseline(BaselineFrom(BaselineKind::kWarmUp, observation.profile));
+  meter.Add(observation);
   CHECK(meter.Base().kind == BaselineKind::kWarmUp);
   const double bin = 1 - kUniformPart + kUniformPart / 16;
   CHECK(meter.Close().imbalance == Approx((15 + (1 - bin) / bin) / 16));

@@ -93,7 +93,9 @@ NetworkOptions Willing() {
 Decision MustDecide(Network& network, const Job& job, std::mt19937_64& random) {
   const Verdict verdict = network.Decide(job.View(), random);
   REQUIRE(std::holds_alternative<Decision>(verdict));
-  return std::get<Decision>(verdict);
+  Decision decision = std::get<Decision>(verdict);
+  if (decision.reasons) decision.why += decision.reasons();
+  return decision;
 }
 
 std::string DeclineOf(Network& network, const Job& job) {

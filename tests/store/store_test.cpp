@@ -473,6 +473,7 @@ TEST_CASE("a record that cannot be written is refused and changes nothing") {
   CHECK(store.Observations(1).empty());
 
   CHECK_THROWS_WITH(store.SetReward(8, 1), Contains("no trial 8"));
+  CHECK_THROWS_WITH(store.SetWhy(8, "because"), Contains("no trial 8"));
   CHECK_THROWS_WITH(store.SetAcknowledgement(8, {}), Contains("no trial 8"));
   store.Put(SampleTrial(1, 1));
   CHECK_THROWS_AS(store.SetReward(1, nan), RecordError);
@@ -834,11 +835,12 @@ TEST_CASE("the writer commits every kind of record and reports the last ticket")
   writer.Post(AnomaliesRecord{1, std::vector<Anomaly>(2)});
   writer.Post(AcknowledgementRecord{1, {AckStatus::kApplied, 9, ""}});
   CHECK(writer.Post(RewardRecord{1, 0.5}) == 7);
+  CHECK(writer.Post(WhyRecord{1, "for a longer reason"}) == 8);
   CHECK(writer.Flush());
 
   const std::vector<std::uint64_t> tickets = reports.Tickets();
   REQUIRE_FALSE(tickets.empty());
-  CHECK(tickets.back() == 7);
+  CHECK(tickets.back() == 8);
   CHECK(std::is_sorted(tickets.begin(), tickets.end()));
   CHECK(reports.Messages().empty());
   const Store reader(path, Mode::kReadOnly);
@@ -846,6 +848,7 @@ TEST_CASE("the writer commits every kind of record and reports the last ticket")
   const Trial trial = reader.FindTrial(1).value();
   CHECK(trial.acknowledgement == Acknowledgement{AckStatus::kApplied, 9, ""});
   CHECK(trial.reward == 0.5);
+  CHECK(trial.why == "for a longer reason");
   CheckEqual(reader.FindObservation(1, 0).value(), SampleObservation(1, 0));
   CHECK(reader.Policies().size() == 1);
   CHECK(reader.Anomalies(1).size() == 2);

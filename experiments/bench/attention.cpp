@@ -1,0 +1,229 @@
+// What attune costs inside a trainer, beside the same attention bare.
+//
+//   attune-bench-attention meter     measuring a step, beside that step's forward pass
+//   attune-bench-attention slim      a step with a part of the heads, beside attention built so
+//   small attune-bench-attention overhead  a step with attune at the default cadence, beside a bare
+//   one
+//
+// Attention has the shape of GPT-2 small: width 768, 12 heads. Processor seconds of one thread.
+#include "collectors/attention.h"
+
+#include <torch/torch.h>
+
+#include <functional>
+#include <string>
+
+#include "agent/child.h"
+#include "collectors/attach.h"
+#include "experiments/bench/bench.h"
+#include "experiments/bench/load.h"
+#include "experiments/language_model.h"
+
+namespace attune::bench {
+namespace {
+
+constexpr std::int64_t kWidth = 768;
+constexpr std::int64_t kHeads = 12;
+
+AttentionOptions Shape(std::int64_t context) {
+  return {.width = kWidth, .heads = kHeads, .causal = true, .context = context};
+}
+
+// The input of a layer inside a model: its gradient is wanted too.
+torch::Tensor Input(std::int64_t batch, std::int64_t context) {
+  return torch::randn({batch, context, kWidth}).requires_grad_(true);
+}
+
+constexpr std::int64_t kContext = 1024;
+constexpr std::int64_t kBatch = 4;
+
+// The forward part of a step's measuring is told from the rest of that very pass; the backward part
+// is a difference between steps, of which those count that neighbours disturbed least.
+void TimeMeter() {
+  constexpr int kRounds = 12;
+  constexpr double kUndisturbed = 0.1;
+  const AttachOptions sampling;
+  TunableAttention attention(Shape(kContext));
+  const torch::Tensor x = Input(kBatch, kContext);
+  const torch::Tensor slope = torch::randn({kBatch, kContext, kWidth});
+  std::vector<double> forward, measuring;
+  const auto backward = [&](bool measured) {
+    attention->zero_grad();
+    if (measured) attention->MeasureNext(sampling.sampled_rows, sampling.sampled_sequences);
+    torch::Tensor y;
+    const double forward_seconds = ProcessorSecondsOf([&] { y = attention->forward(x); });
+    return ProcessorSecondsOf([&] {
+      y.backward(slope);
+      if (!measured) return;
+      forward.push_back(attention->TakeMeasurement()->forward_seconds);
+      measuring.push_back(forward_seconds - forward.back());
+    });
+  };
+  backward(true);
+  backward(false);
+  const Figures passes = Figures::Take(
+      kRounds, [&] { return backward(true); }, [&] { return backward(false); });
+  const double in_forward = 1e3 * Median(measuring);
+  const double in_backward =
+      1e3 * (Quantile(passes.ours, kUndisturbed) - Quantile(passes.reference, kUndisturbed));
+  const double reference = 1e3 * Median(forward);
+  const double ours = in_forward + std::max(in_backward, 0.0);
+  Report("meter", ours, reference, "ms", ours / reference,
+         {{"context", kContext},
+          {"batch", kBatch},
+          {"in_forward_ms", in_forward},
+          {"in_backward_ms", in_backward}});
+}
+
+// Processor seconds of a training step of one layer.
+template <typename Attention>
+std::function<double()> StepOf(Attention attention, const torch::Tensor& x) {
+  auto adam = std::make_shared<torch::optim::AdamW>(attention->parameters());
+  return [=]() mutable {
+    return ProcessorSecondsOf([&] {
+      adam->zero_grad();
+      attention->forward(x).square().mean().backward();
+      adam->step();
+    });
+  };
+}
+
+void TimeSlim() {
+  constexpr int kRounds = 7;
+  const torch::Tensor x = Input(kBatch, kContext);
+  std::vector<Figures> all;
+  nlohmann::ordered_json more;
+  for (const std::int64_t part : {2, 4}) {
+    // Every second, every fourth head: no two of them lie side by side.
+    std::vector<std::uint8_t> active(kHeads, 0);
+    for (std::size_t head = 0; head < active.size(); head += static_cast<std::size_t>(part)) {
+      active[head] = 1;
+    }
+    const std::vector<float> ones(kHeads, 1);
+    TunableAttention slim(Shape(kContext));
+    slim->Apply(ones, ones, active);
+    PlainAttention small(Shape(kContext), kHeads / part, kWidth / kHeads);
+    auto ours = StepOf(slim, x);
+    auto reference = StepOf(small, x);
+    ours();
+    reference();
+    all.push_back(Figures::Take(kRounds, ours, reference));
+    for (auto* seconds : {&all.back().ours, &all.back().reference}) {
+      for (double& value : *seconds) value *= 1e3;
+    }
+    more[part == 2 ? "half" : "quarter"] = all.back().Ratio();
+  }
+  const bool worse = all[1].Ratio() > all[0].Ratio();
+  Report("slim", all[worse ? 1 : 0], "ms", more);
+}
+
+// Attention layers one behind the other, each added to its input.
+template <typename Attention>
+struct Stack : torch::nn::Module {
+  explicit Stack(const std::vector<Attention>& sites) : layers(sites) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      register_module("layer" + std::to_string(i), layers[i]);
+    }
+  }
+  torch::Tensor Loss(torch::Tensor x) {
+    for (Attention& layer : layers) x = x + layer->forward(x);
+    return x.square().mean();
+  }
+  std::vector<Attention> layers;
+};
+
+// Steps of a model beside a daemon, in turn with steps of its bare twin.
+struct Cost {
+  double ours, reference;  // processor seconds of a step, measured ones counted by the cadence
+};
+Cost CostOf(torch::nn::Module& model, const std::function<torch::Tensor()>& loss,
+            torch::nn::Module& bare, const std::function<torch::Tensor()>& bare_loss,
+            const std::string& endpoint, int measured_steps) {
+  torch::optim::AdamW adam(model.parameters());
+  torch::optim::AdamW bare_adam(bare.parameters());
+  AttachOptions options;
+  options.budget = {BudgetKind::kSteps, 1e6};
+  options.endpoint = endpoint;
+  Handle handle = Attach(model, options);
+  const auto train = [](torch::optim::Optimizer& optimizer, const auto& loss_of) {
+    optimizer.zero_grad();
+    const torch::Tensor value = loss_of();
+    value.backward();
+    optimizer.step();
+    return value.template item<double>();
+  };
+  const auto ours = [&] {
+    return ProcessorSecondsOf([&] {
+      handle.StartStep();
+      handle.Step(train(adam, loss));
+    });
+  };
+  const auto reference = [&] { return ProcessorSecondsOf([&] { train(bare_adam, bare_loss); }); };
+  const auto cadence = static_cast<int>(attune::Options().measure_every);
+  for (int step = 0; step < 2 * cadence; ++step) ours();  // says hello, hears the cadence
+  reference();
+  const Figures steps = Figures::Take(measured_steps * cadence, ours, reference);
+  std::vector<double> measured, others;
+  for (std::size_t i = 0; i < steps.ours.size(); ++i) {
+    const bool is_measured = (i + 1) % static_cast<std::size_t>(cadence) == 0;
+    (is_measured ? measured : others).push_back(steps.ours[i]);
+  }
+  handle.Finish(std::nullopt);
+  return {(Median(measured) + (cadence - 1) * Median(others)) / cadence, Median(steps.reference)};
+}
+
+Cost StackCost(const std::string& endpoint) {
+  constexpr std::int64_t kShort = 128;
+  std::vector<TunableAttention> sites;
+  std::vector<PlainAttention> plain;
+  for (int layer = 0; layer < 12; ++layer) {
+    sites.emplace_back(Shape(kShort));
+    plain.push_back(sites.back()->Bake());
+  }
+  const auto stack = std::make_shared<Stack<TunableAttention>>(sites);
+  const auto bare = std::make_shared<Stack<PlainAttention>>(plain);
+  const torch::Tensor x = torch::randn({1, kShort, kWidth});
+  return CostOf(
+      *stack, [=] { return stack->Loss(x); }, *bare, [=] { return bare->Loss(x); }, endpoint, 4);
+}
+
+Cost DemoCost(const std::string& endpoint) {
+  const ModelOptions shape{.vocabulary = 96, .context = 256, .width = 64, .heads = 8, .layers = 3};
+  LanguageModel model(shape);
+  LanguageModel bare(shape);
+  bare->Bake();
+  const torch::Tensor text = torch::randint(96, {12, 257}, torch::kLong);
+  const auto loss = [text](LanguageModel of) {
+    return [text, of]() mutable {
+      return torch::nn::functional::cross_entropy(of->forward(text.narrow(1, 0, 256)).flatten(0, 1),
+                                                  text.narrow(1, 1, 256).flatten());
+    };
+  };
+  return CostOf(*model, loss(model), *bare, loss(bare), endpoint, 15);
+}
+
+void TimeOverhead() {
+  const Running daemon({"--policy", "keep"});
+  const Cost stack = StackCost(daemon.Endpoint());
+  const Cost demo = DemoCost(daemon.Endpoint());
+  const double of_stack = stack.ours / stack.reference;
+  const double of_demo = demo.ours / demo.reference;
+  const Cost& worse = of_stack > of_demo ? stack : demo;
+  Report("overhead", 1e3 * worse.ours, 1e3 * worse.reference, "ms", std::max(of_stack, of_demo),
+         {{"stack", of_stack},
+          {"demo", of_demo},
+          {"stack_step_ms", 1e3 * stack.reference},
+          {"demo_step_ms", 1e3 * demo.reference}});
+}
+
+}  // namespace
+}  // namespace attune::bench
+
+int main(int argc, char** argv) {
+  using namespace attune::bench;
+  UseOneThread();
+  torch::set_num_threads(1);
+  torch::manual_seed(1);
+  return RunNamed(argc, argv,
+                  {{"meter", TimeMeter}, {"slim", TimeSlim}, {"overhead", TimeOverhead}});
+}
