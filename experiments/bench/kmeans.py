@@ -2,6 +2,7 @@
 
 Usage: kmeans.py FILE CLUSTERS RESTARTS SECONDS INERTIA
 """
+
 import json
 import sys
 import time
@@ -20,8 +21,18 @@ for _ in range(3):
     times.append(time.process_time() - start)
 reference = sorted(times)[1]
 excess = inertia / fitted.inertia_ - 1
-print(json.dumps({"name": "kmeans", "ours": seconds, "reference": reference, "unit": "s",
-                  "ratio": seconds / reference, "inertia_excess": excess,
-                  "points": len(points)}))
+print(
+    json.dumps(
+        {
+            "name": "kmeans",
+            "ours": seconds,
+            "reference": reference,
+            "unit": "s",
+            "ratio": seconds / reference,
+            "inertia_excess": excess,
+            "points": len(points),
+        }
+    )
+)
 if excess > 0.01:
     sys.exit("kmeans: the inertia is more than 1 % above scikit-learn's")
