@@ -15,6 +15,9 @@
 #include <system_error>
 #include <utility>
 
+#include "policies/inference.h"
+#include "policies/layers.h"
+
 // shipped.cpp
 extern "C" {
 extern const char attune_shipped_network[];
@@ -24,71 +27,12 @@ extern const char attune_shipped_network_end[];
 namespace attune {
 namespace {
 
-namespace F = torch::nn::functional;
-
 constexpr std::int64_t kFormat = 1;          // of the checkpoint
 constexpr double kMaxDivergence = 0.03;      // an Update stops once it went this far
-constexpr float kClosed = -1e9F;             // added to the logits of closed choices
-constexpr double kPadding = -1e4;            // score of the unused places of a draw
 constexpr double kMaxLogRatio = 20;          // keeps the probability ratio finite
-constexpr double kLastLayerGain = 0.01;      // of the initial weights: starts near uniform
 constexpr std::size_t kSitesNamedInWhy = 2;  // the rest are counted
 constexpr std::size_t kReasons = 4;          // features named in why
 constexpr int kPathSteps = 8;                // of the integral behind them
-
-// Samples side by side: the heads of all samples in a row, and likewise their sites.
-// J samples, S sites of W heads at most, H heads. Smaller sites repeat their first head.
-struct Batch {
-  torch::Tensor tokens;         // [S × W, kTokenFeatures]
-  torch::Tensor place_of_head;  // [H] int64, row of `tokens`; undefined: all sites have W heads
-  torch::Tensor place_weight;   // [S, W, 1] in the mean of the site; undefined likewise
-  torch::Tensor site_weight;    // [J, S] of a site's mean in that of the job
-  torch::Tensor job_of_head;    // [H] int64
-  torch::Tensor job_of_site;    // [S] int64
-  torch::Tensor active;         // [H] 0 or 1
-  torch::Tensor scale_open;     // [H, kScaleChoices] bool
-  torch::Tensor count_open;     // [S, kCountChoices] bool
-
-  [[nodiscard]] std::int64_t Jobs() const { return site_weight.size(0); }
-};
-
-// The actions of a batch. R sites draw some of at most C candidates.
-struct Choices {
-  torch::Tensor scale;        // [H] int64, keep for inactive heads
-  torch::Tensor count;        // [S] int64
-  torch::Tensor candidates;   // [R, C] int64, heads: the drawn in their order, the others, padding
-  torch::Tensor is_padding;   // [R, C] bool
-  torch::Tensor is_drawn;     // [R, C] bool
-  torch::Tensor job_of_draw;  // [R] int64
-};
-
-// What the network says of a batch.
-struct Outputs {
-  torch::Tensor scale;  // [H, kScaleChoices] log-probabilities
-  torch::Tensor count;  // [S, kCountChoices] log-probabilities
-  torch::Tensor score;  // [H]
-  torch::Tensor value;  // [J]
-};
-
-// Log-probabilities of the choices that make up the actions of a batch.
-struct Terms {
-  torch::Tensor scale;  // [H], 0 for inactive heads
-  torch::Tensor count;  // [S]
-  torch::Tensor draws;  // [R]
-};
-
-template <typename T>
-torch::Tensor ToTensor(const std::vector<T>& values, torch::IntArrayRef sizes,
-                       torch::ScalarType type) {
-  // from_blob only reads here: the clone is what is kept.
-  return torch::from_blob(const_cast<T*>(values.data()), sizes, type).clone();
-}
-
-std::span<const std::uint8_t> SiteOf(const std::vector<std::uint8_t>& heads, const State& state,
-                                     std::size_t site) {
-  return std::span(heads).subspan(state.site_offsets[site],
-                                  state.site_offsets[site + 1] - state.site_offsets[site]);
-}
 
 // Throws std::invalid_argument unless the sample's parts fit each other and its choices are open.
 void Check(const Sample& sample) {
@@ -118,247 +62,6 @@ void Check(const Sample& sample) {
                                   std::to_string(site) + " is not open");
     }
   }
-}
-
-Batch MakeBatch(std::span<const Sample* const> samples) {
-  std::size_t heads = 0;
-  std::size_t sites = 0;
-  std::size_t widest = 0;
-  for (const Sample* sample : samples) {
-    const std::vector<std::uint32_t>& offsets = sample->state.site_offsets;
-    heads += sample->state.Heads();
-    sites += sample->state.Sites();
-    for (std::size_t site = 1; site < offsets.size(); ++site) {
-      widest = std::max<std::size_t>(widest, offsets[site] - offsets[site - 1]);
-    }
-  }
-  const bool even = sites * widest == heads;
-  std::vector<float> tokens;
-  std::vector<float> active;
-  std::vector<float> place_weight;
-  std::vector<float> site_weight(samples.size() * sites, 0);
-  std::vector<std::int64_t> place_of_head;
-  std::vector<std::int64_t> job_of_head;
-  std::vector<std::int64_t> job_of_site;
-  std::vector<std::uint8_t> scale_open;
-  std::vector<std::uint8_t> count_open;
-  tokens.reserve(sites * widest * kTokenFeatures);
-  scale_open.reserve(heads * kScaleChoices);
-  for (std::size_t job = 0; job < samples.size(); ++job) {
-    const Sample& sample = *samples[job];
-    const State& state = sample.state;
-    active.insert(active.end(), sample.active_before.begin(), sample.active_before.end());
-    for (const auto& open : sample.mask.scale) {
-      scale_open.insert(scale_open.end(), open.begin(), open.end());
-    }
-    for (const auto& open : sample.mask.count) {
-      count_open.insert(count_open.end(), open.begin(), open.end());
-    }
-    job_of_head.insert(job_of_head.end(), state.Heads(), static_cast<std::int64_t>(job));
-    for (std::size_t site = 0; site < state.Sites(); ++site) {
-      const std::size_t of_site = state.site_offsets[site + 1] - state.site_offsets[site];
-      const auto token = [&](std::size_t head) {
-        return state.tokens.begin() +
-               static_cast<std::ptrdiff_t>((state.site_offsets[site] + head) * kTokenFeatures);
-      };
-      site_weight[job * sites + job_of_site.size()] =
-          static_cast<float>(of_site) / static_cast<float>(state.Heads());
-      job_of_site.push_back(static_cast<std::int64_t>(job));
-      tokens.insert(tokens.end(), token(0), token(of_site));
-      if (even) continue;
-      for (std::size_t head = 0; head < widest; ++head) {
-        const bool is_head = head < of_site;
-        if (is_head) {
-          place_of_head.push_back(static_cast<std::int64_t>(place_weight.size()));
-        } else {
-          tokens.insert(tokens.end(), token(0), token(1));
-        }
-        place_weight.push_back(is_head ? 1 / static_cast<float>(of_site) : 0);
-      }
-    }
-  }
-  const auto h = static_cast<std::int64_t>(heads);
-  const auto s = static_cast<std::int64_t>(sites);
-  const auto w = static_cast<std::int64_t>(widest);
-  const auto jobs = static_cast<std::int64_t>(samples.size());
-  const auto features = static_cast<std::int64_t>(kTokenFeatures);
-  Batch batch = {.tokens = ToTensor(tokens, {s * w, features}, torch::kFloat),
-                 .place_of_head = {},
-                 .place_weight = {},
-                 .site_weight = ToTensor(site_weight, {jobs, s}, torch::kFloat),
-                 .job_of_head = ToTensor(job_of_head, {h}, torch::kLong),
-                 .job_of_site = ToTensor(job_of_site, {s}, torch::kLong),
-                 .active = ToTensor(active, {h}, torch::kFloat),
-                 .scale_open = ToTensor(scale_open, {h, kScaleChoices}, torch::kBool),
-                 .count_open = ToTensor(count_open, {s, kCountChoices}, torch::kBool)};
-  if (!even) {
-    batch.place_of_head = ToTensor(place_of_head, {h}, torch::kLong);
-    batch.place_weight = ToTensor(place_weight, {s, w, 1}, torch::kFloat);
-  }
-  return batch;
-}
-
-Choices MakeChoices(std::span<const Sample* const> samples) {
-  struct Draw {
-    std::vector<std::int64_t> candidates;  // the drawn first
-    std::size_t drawn;
-    std::int64_t job;
-  };
-  std::vector<std::int64_t> scale;
-  std::vector<std::int64_t> count;
-  std::vector<Draw> draws;
-  std::size_t widest = 0;
-  for (std::size_t job = 0; job < samples.size(); ++job) {
-    const Sample& sample = *samples[job];
-    const std::size_t first_head = scale.size();
-    for (std::size_t head = 0; head < sample.state.Heads(); ++head) {
-      scale.push_back(sample.active_before[head] != 0 ? sample.action.scale[head] : kKeepScale);
-    }
-    for (std::size_t site = 0; site < sample.state.Sites(); ++site) {
-      const CountChange change = sample.action.count[site];
-      count.push_back(static_cast<std::int64_t>(change));
-      if (change == CountChange::kKeep) continue;
-      // A shrinking site draws those of its active heads that stay, a growing one those of its
-      // inactive heads that come in.
-      const std::uint8_t pool = change < CountChange::kKeep ? 1 : 0;
-      std::vector<std::size_t> heads;
-      for (std::size_t head = sample.state.site_offsets[site];
-           head < sample.state.site_offsets[site + 1]; ++head) {
-        if ((sample.active_before[head] != 0 ? 1 : 0) == pool) heads.push_back(head);
-      }
-      const auto others = std::stable_partition(heads.begin(), heads.end(), [&](std::size_t head) {
-        return sample.active_after[head] != 0;
-      });
-      std::stable_sort(heads.begin(), others, [&](std::size_t a, std::size_t b) {
-        return sample.action.score[a] > sample.action.score[b];
-      });
-      Draw draw{.candidates = {},
-                .drawn = static_cast<std::size_t>(others - heads.begin()),
-                .job = static_cast<std::int64_t>(job)};
-      for (const std::size_t head : heads) {
-        draw.candidates.push_back(static_cast<std::int64_t>(first_head + head));
-      }
-      widest = std::max(widest, heads.size());
-      draws.push_back(std::move(draw));
-    }
-  }
-  std::vector<std::int64_t> candidates(draws.size() * widest, 0);
-  std::vector<std::uint8_t> is_padding(draws.size() * widest, 1);
-  std::vector<std::uint8_t> is_drawn(draws.size() * widest, 0);
-  std::vector<std::int64_t> job_of_draw;
-  for (std::size_t row = 0; row < draws.size(); ++row) {
-    const Draw& draw = draws[row];
-    for (std::size_t place = 0; place < draw.candidates.size(); ++place) {
-      candidates[row * widest + place] = draw.candidates[place];
-      is_padding[row * widest + place] = 0;
-      is_drawn[row * widest + place] = place < draw.drawn ? 1 : 0;
-    }
-    job_of_draw.push_back(draw.job);
-  }
-  const auto rows = static_cast<std::int64_t>(draws.size());
-  const auto columns = static_cast<std::int64_t>(widest);
-  return {.scale = ToTensor(scale, {static_cast<std::int64_t>(scale.size())}, torch::kLong),
-          .count = ToTensor(count, {static_cast<std::int64_t>(count.size())}, torch::kLong),
-          .candidates = ToTensor(candidates, {rows, columns}, torch::kLong),
-          .is_padding = ToTensor(is_padding, {rows, columns}, torch::kByte).to(torch::kBool),
-          .is_drawn = ToTensor(is_drawn, {rows, columns}, torch::kByte).to(torch::kBool),
-          .job_of_draw = ToTensor(job_of_draw, {rows}, torch::kLong)};
-}
-
-// Orthogonal initial weights (1312.6120) from an own generator, zero bias.
-void Initialise(torch::nn::Linear& layer, double gain, at::Generator& generator) {
-  const torch::NoGradGuard no_grad;
-  const std::int64_t rows = layer->weight.size(0);
-  const std::int64_t columns = layer->weight.size(1);
-  const torch::Tensor noise =
-      torch::empty({std::max(rows, columns), std::min(rows, columns)}, torch::kFloat)
-          .normal_(0, 1, generator);
-  const auto [q, r] = torch::linalg_qr(noise, "reduced");
-  const torch::Tensor weight = q * r.diagonal().sign() * gain;
-  layer->weight.copy_(rows < columns ? weight.t() : weight);
-  layer->bias.zero_();
-}
-
-struct Layers : torch::nn::Module {
-  Layers(std::int64_t hidden, std::uint64_t seed)
-      : encoder1(register_module("encoder1", torch::nn::Linear(kTokenFeatures, hidden))),
-        encoder2(register_module("encoder2", torch::nn::Linear(hidden, hidden))),
-        head1(register_module("head1", torch::nn::Linear(4 * hidden, hidden))),
-        head2(register_module("head2", torch::nn::Linear(hidden, kScaleChoices + 1))),
-        site1(register_module("site1", torch::nn::Linear(3 * hidden, hidden))),
-        site2(register_module("site2", torch::nn::Linear(hidden, kCountChoices))),
-        job1(register_module("job1", torch::nn::Linear(hidden, hidden))),
-        job2(register_module("job2", torch::nn::Linear(hidden, 1))) {
-    at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-    for (torch::nn::Linear* layer : {&encoder1, &encoder2, &head1, &site1, &job1}) {
-      Initialise(*layer, std::sqrt(2.0), generator);
-    }
-    for (torch::nn::Linear* layer : {&head2, &site2, &job2}) {
-      Initialise(*layer, kLastLayerGain, generator);
-    }
-  }
-
-  Outputs Forward(const Batch& batch) {
-    // What is written over in place is no more needed for the gradient.
-    const torch::Tensor head =
-        encoder2->forward(encoder1->forward(batch.tokens).tanh_()).tanh_();  // [S × W, hidden]
-    const std::int64_t hidden = head.size(1);
-    const torch::Tensor of_sites = head.view({batch.job_of_site.size(0), -1, hidden});
-    const torch::Tensor site_mean =
-        batch.place_weight.defined() ? (of_sites * batch.place_weight).sum(1) : of_sites.mean(1);
-    const torch::Tensor site = torch::cat({site_mean, of_sites.amax(1)}, 1);
-    const torch::Tensor job = torch::mm(batch.site_weight, site_mean);
-    // head1 of head ‖ site ‖ job. The last two are the same for all heads of a site, and so is
-    // their part of the product.
-    const auto weight = [&](std::int64_t first, std::int64_t units) {
-      return head1->weight.narrow(1, first * hidden, units * hidden);
-    };
-    const torch::Tensor of_site_and_job =
-        F::linear(site, weight(1, 2), head1->bias) +
-        F::linear(job, weight(3, 1)).index_select(0, batch.job_of_site);
-    const torch::Tensor of_all = F::linear(head, weight(0, 1)).view_as(of_sites);
-    torch::Tensor of_head =
-        head2->forward((of_all + of_site_and_job.unsqueeze(1)).tanh_().flatten(0, 1));
-    if (batch.place_of_head.defined()) of_head = of_head.index_select(0, batch.place_of_head);
-    const torch::Tensor of_site = site2->forward(
-        site1->forward(torch::cat({site, job.index_select(0, batch.job_of_site)}, 1)).tanh_());
-    const torch::Tensor scale = of_head.narrow(1, 0, kScaleChoices);
-    return {
-        .scale = torch::log_softmax(scale.masked_fill(batch.scale_open.logical_not(), kClosed), 1),
-        .count =
-            torch::log_softmax(of_site.masked_fill(batch.count_open.logical_not(), kClosed), 1),
-        .score = of_head.select(1, kScaleChoices),
-        .value = job2->forward(job1->forward(job).tanh_()).squeeze(1)};
-  }
-
-  torch::nn::Linear encoder1, encoder2, head1, head2, site1, site2, job1, job2;
-};
-
-Terms Judge(const Batch& batch, const Outputs& outputs, const Choices& choices) {
-  // Plackett–Luce: each drawn head against all that are not drawn before it.
-  const torch::Tensor score = outputs.score.index_select(0, choices.candidates.flatten())
-                                  .view_as(choices.candidates)
-                                  .masked_fill(choices.is_padding, kPadding);
-  const torch::Tensor left = score.flip({1}).logcumsumexp(1).flip({1});
-  return {.scale = outputs.scale.gather(1, choices.scale.unsqueeze(1)).squeeze(1) * batch.active,
-          .count = outputs.count.gather(1, choices.count.unsqueeze(1)).squeeze(1),
-          .draws = (score - left).masked_fill(choices.is_drawn.logical_not(), 0).sum(1)};
-}
-
-// [J] log-probabilities of the whole actions.
-torch::Tensor LogProbability(const Batch& batch, const Choices& choices, const Terms& terms) {
-  return torch::zeros({batch.Jobs()})
-      .index_add(0, batch.job_of_head, terms.scale)
-      .index_add(0, batch.job_of_site, terms.count)
-      .index_add(0, choices.job_of_draw, terms.draws);
-}
-
-// [J] entropies of the scale and count choices together; that of the draws has no closed form.
-torch::Tensor Entropy(const Batch& batch, const Outputs& outputs) {
-  const auto of = [](const torch::Tensor& log) { return -(log.exp() * log).sum(1); };
-  return torch::zeros({batch.Jobs()})
-      .index_add(0, batch.job_of_head, of(outputs.scale) * batch.active)
-      .index_add(0, batch.job_of_site, of(outputs.count));
 }
 
 // Mean of ratio − 1 − log ratio: an estimate of the Kullback–Leibler divergence, never negative.
@@ -656,27 +359,16 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   }
   const torch::NoGradGuard no_grad;
   const State& state = situation.state;
-  Sample sample = MakeSample(state, situation.mask, Action::Keep(state.Heads(), state.Sites()),
-                             situation.setting.active, situation.setting.active);
-  const Sample* const samples[] = {&sample};
-  const Batch batch = MakeBatch(samples);
-  Outputs outputs = model_->layers.Forward(batch);
-  outputs.scale = outputs.scale.contiguous();
-  outputs.count = outputs.count.contiguous();
-  outputs.score = outputs.score.contiguous();
-  for (const torch::Tensor& output : {outputs.scale, outputs.count, outputs.score, outputs.value}) {
-    const std::span values(output.data_ptr<float>(), static_cast<std::size_t>(output.numel()));
-    if (!std::ranges::all_of(values, [](float x) { return std::isfinite(x); })) {
+  const std::vector<std::uint8_t>& active = situation.setting.active;
+  const Preferences prefers = Prefer(model_->layers, state, situation.mask);
+  for (const std::vector<float>* const values : {&prefers.scale, &prefers.count, &prefers.score}) {
+    if (!std::ranges::all_of(*values, [](float x) { return std::isfinite(x); })) {
       return Decline{"an output is not finite"};
     }
   }
-  const float* const scale = outputs.scale.data_ptr<float>();
-  const float* const count = outputs.count.data_ptr<float>();
-  const float* const score = outputs.score.data_ptr<float>();
-
   for (std::size_t site = 0; site < state.Sites(); ++site) {
-    const float* const of_site = count + site * kCountChoices;
-    const double confidence = std::exp(*std::max_element(of_site, of_site + kCountChoices));
+    const auto of_site = std::span(prefers.count).subspan(site * kCountChoices, kCountChoices);
+    const double confidence = std::exp(*std::ranges::max_element(of_site));
     if (confidence < options.least_confidence) {
       return Decline{"not sure enough of site '" + situation.job.topology.sites[site].name + "': " +
                      TwoDecimals(confidence) + ", needs " + TwoDecimals(options.least_confidence)};
@@ -687,31 +379,33 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   // with Gumbel noise a draw without replacement (1903.06059).
   const bool draws = std::uniform_real_distribution<double>(0, 1)(random) < options.explore;
   const auto noise = [&] { return draws ? Gumbel(random) : 0.0; };
+  Decision decision;
+  decision.action = Action::Keep(state.Heads(), state.Sites());
+  Action& action = decision.action;
   for (std::size_t head = 0; head < state.Heads(); ++head) {
-    if (sample.active_before[head] != 0) {
-      sample.action.scale[head] = static_cast<std::uint8_t>(
-          Pick(scale + head * kScaleChoices, situation.mask.scale[head], noise));
+    if (active[head] != 0) {
+      action.scale[head] = static_cast<std::uint8_t>(
+          Pick(prefers.scale.data() + head * kScaleChoices, situation.mask.scale[head], noise));
     }
-    sample.action.score[head] = static_cast<float>(score[head] + noise());
+    action.score[head] = static_cast<float>(prefers.score[head] + noise());
   }
+  std::vector<std::uint8_t> active_after = active;
   for (std::size_t site = 0; site < state.Sites(); ++site) {
     const auto change = static_cast<CountChange>(
-        Pick(count + site * kCountChoices, situation.mask.count[site], noise));
-    sample.action.count[site] = change;
+        Pick(prefers.count.data() + site * kCountChoices, situation.mask.count[site], noise));
+    action.count[site] = change;
     if (change == CountChange::kKeep) continue;
-    const auto before = SiteOf(sample.active_before, state, site);
-    SelectHeads(std::span(sample.active_after).subspan(state.site_offsets[site], before.size()),
-                std::span(sample.action.score).subspan(state.site_offsets[site], before.size()),
-                ChangedCount(CountActive(before), change, before.size()));
+    const std::size_t first = state.site_offsets[site];
+    const std::size_t heads = state.site_offsets[site + 1] - first;
+    const auto after = std::span(active_after).subspan(first, heads);
+    SelectHeads(after, std::span(action.score).subspan(first, heads),
+                ChangedCount(CountActive(after), change, heads));
   }
-  const Choices choices = MakeChoices(samples);
-  Decision decision;
-  decision.why = Describe(situation.job.topology, sample.action, count, situation.setting.active);
-  decision.log_probability =
-      LogProbability(batch, choices, Judge(batch, outputs, choices)).item<float>();
+  decision.why = Describe(situation.job.topology, action, prefers.count.data(), active);
+  decision.log_probability = LogProbability(prefers, state, action, active, active_after);
   decision.policy_version = model_->version;
-  decision.action = sample.action;
-  decision.reasons = [model = model_, sample = std::move(sample)] {
+  decision.reasons = [model = model_,
+                      sample = MakeSample(state, situation.mask, action, active, active_after)] {
     return Reasons(model->layers, sample);
   };
   return decision;
