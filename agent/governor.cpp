@@ -66,6 +66,7 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
       1, static_cast<std::size_t>(change_budget_ * double(CountActive(setting.active))));
   std::size_t used = 0;
   std::size_t left_out = 0;
+  std::vector<std::uint8_t> active_after = setting.active;
   for (std::size_t site = 0; site < topology.sites.size(); ++site) {
     const auto heads = topology.sites[site].heads;
     const auto active = CountActive(std::span(setting.active).subspan(offsets[site], heads));
@@ -76,10 +77,16 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
       left_out += cost;
     } else {
       used += cost;
+      if (cost > 0) {
+        SelectHeads(std::span(active_after).subspan(offsets[site], heads),
+                    std::span(action.score).subspan(offsets[site], heads), wanted);
+      }
     }
   }
-  for (auto& choice : action.scale) {
-    if (choice == kKeepScale) continue;
+  for (std::size_t head = 0; head < action.scale.size(); ++head) {
+    std::uint8_t& choice = action.scale[head];
+    // What leaves has been counted: the scale that it would have had changes nothing.
+    if (choice == kKeepScale || active_after[head] == 0) continue;
     if (used + 1 > allowed) {
       choice = kKeepScale;
       ++left_out;

@@ -36,7 +36,8 @@ class Governor {
   [[nodiscard]] Ruling Rule(std::uint32_t window, double progress, const WindowReading& now,
                             std::span<const CurvePoint> curve);
 
-  // The action with no more changes than the change budget allows: sites in order, then heads.
+  // The action that switches and scales no more heads than the change budget allows: sites in
+  // order, then heads. A head that leaves counts once, whatever scale was chosen for it.
   // `note` says what was left out, if anything.
   [[nodiscard]] Action Limit(const Topology& topology, const Setting& setting, Action action,
                              std::string& note) const;

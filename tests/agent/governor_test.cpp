@@ -96,5 +96,17 @@ TEST_CASE("changes beyond the change budget are left out and said so") {
   CHECK(note.find("3 changes") != std::string::npos);
 }
 
+TEST_CASE("a decision may halve every site and scale every head: those that leave count once") {
+  const Governor governor{Options{}};  // all heads
+  Topology topology;
+  topology.sites = {{"a", SiteKind::kSelf, true, 4, 8, 64}, {"b", SiteKind::kSelf, true, 4, 8, 64}};
+  Action action = Action::Keep(8, 2);
+  action.count = {CountChange::kHalve, CountChange::kHalve};
+  action.scale.assign(8, 0);
+  std::string note;
+  CHECK(governor.Limit(topology, Setting::Neutral(8), action, note) == action);
+  CHECK(note.empty());
+}
+
 }  // namespace
 }  // namespace attune
