@@ -59,7 +59,7 @@ void Analyst::Run() {
     const std::uint64_t job = jobs_.extract(jobs_.begin()).value();
     lock.unlock();
     try {
-      if (writer_.Flush()) writer_.Post(AnomaliesOf(store_, job));
+      writer_.Post(AnomaliesOf(store_, job));
     } catch (const std::exception& error) {
       spdlog::error("job {}: looking for anomalies failed: {}", job, error.what());
     }

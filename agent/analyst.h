@@ -26,8 +26,8 @@ class Analyst {
   Analyst(const Analyst&) = delete;
   Analyst& operator=(const Analyst&) = delete;
 
-  // A window of the job was posted to the writer. Its anomalies are posted in time; of several
-  // windows that come meanwhile only the last leads to a look. Thread safe, never waits.
+  // A window of the job is in the store. Its anomalies are posted in time; of several windows that
+  // come meanwhile only the last leads to a look. Thread safe, never waits.
   void Look(std::uint64_t job);
 
  private:

@@ -154,6 +154,11 @@ class Daemon::Loop {
   SteadyClock::time_point may_be_silent_ = SteadyClock::time_point::max();  // a job; none before
   std::unordered_map<std::string, std::string> key_of_peer_;
   std::deque<Outgoing> outgoing_;
+  struct ClosedWindow {
+    std::uint64_t ticket;
+    std::uint64_t job;
+  };
+  std::deque<ClosedWindow> windows_;  // for the analyst, once they are on disk
 };
 
 namespace {
@@ -415,24 +420,28 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
 }
 
 void Daemon::Loop::Store(Live& live, Emission emission) {
-  std::uint64_t ticket = 0;
-  std::string why;
-  for (Record& record : emission.records) {
-    if (const auto* trial = std::get_if<Trial>(&record)) {
-      why = trial->why;
-      spdlog::info("job {} window {}: {} decides{}: {}", trial->job, trial->window, trial->decider,
-                   emission.action ? "" : " to keep", trial->why);
-    }
-    const bool is_window = std::holds_alternative<ObservationRecord>(record);
-    ticket = writer_.Post(std::move(record));
-    if (is_window) analyst_.Look(live.tracker.Id());
-  }
   const std::string& key = live.tracker.Record().spec.key;
+  const std::uint64_t id = live.tracker.Id();
+  std::string why;
+  std::string line;  // for the log, written when the writer is at work
+  bool has_window = false;
+  for (const Record& record : emission.records) {
+    has_window = has_window || std::holds_alternative<ObservationRecord>(record);
+    const auto* trial = std::get_if<Trial>(&record);
+    if (trial == nullptr) continue;
+    why = trial->why;
+    line = fmt::format("job {} window {}: {} decides{}: {}", id, trial->window, trial->decider,
+                       emission.action ? "" : " to keep", why);
+  }
+  // Together, so that the writer does not begin with the first of them alone.
+  const std::uint64_t ticket = writer_.Post(std::move(emission.records));
   if (emission.action) {
     outgoing_.push_back(
         {ticket, key, std::move(*emission.action), std::move(why), std::move(emission.reasons)});
   }
   if (emission.question) outgoing_.push_back({ticket, key, std::move(*emission.question)});
+  if (has_window) windows_.push_back({ticket, id});
+  if (!line.empty()) spdlog::info("{}", line);
 }
 
 // What led to a message is on disk before it leaves: the trial of an action, and for a question all
@@ -456,6 +465,9 @@ void Daemon::Loop::SendDue() {
                                    std::chrono::duration<double>(question.deadline_seconds)));
       Send(questions_.Peer(), question);
     }
+  }
+  for (; !windows_.empty() && windows_.front().ticket <= committed; windows_.pop_front()) {
+    analyst_.Look(windows_.front().job);
   }
   for (const Outgoing& gone : sent) {
     if (!gone.reasons) continue;

@@ -1,6 +1,7 @@
 // The writer's thread and the queue in front of it.
 #include "store/writer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -140,11 +141,18 @@ Writer::~Writer() {
 }
 
 std::uint64_t Writer::Post(Record record) {
+  std::vector<Record> records;
+  records.push_back(std::move(record));
+  return Post(std::move(records));
+}
+
+std::uint64_t Writer::Post(std::vector<Record> records) {
+  if (records.empty()) return 0;
   std::uint64_t ticket = 0;
   {
     const std::lock_guard lock(queue_->mutex);
-    queue_->waiting.push_back(std::move(record));
-    ticket = ++queue_->posted_ticket;
+    std::ranges::move(records, std::back_inserter(queue_->waiting));
+    ticket = queue_->posted_ticket += records.size();
   }
   queue_->wake.notify_one();
   return ticket;

@@ -52,6 +52,8 @@ class Writer {
 
   // Thread safe; never blocks on the disk. Tickets count up from 1.
   std::uint64_t Post(Record record);
+  // These are committed together. Returns the ticket of the last; 0 if there is none.
+  std::uint64_t Post(std::vector<Record> records);
   // Waits until everything posted so far is committed and `committed` has returned, then true;
   // false as soon as an attempt to write fails meanwhile (the records stay and are tried again).
   // Records waiting to be tried again are tried at once. Thread safe; not from the callbacks.

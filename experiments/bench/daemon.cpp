@@ -127,7 +127,7 @@ void TimeIngest() {
       return frame.size() < 1024 ? std::optional(frame.to_string()) : std::nullopt;
     };
   });
-  const Running daemon({"--policy", "keep", "--learn", "false"});
+  const Running daemon({"--policy", "keep", "--learn", "false", "--windows", "24"});
   std::vector<std::string> frames;
   for (std::uint64_t i = 1; i <= kObservations; ++i) {
     frames.push_back(Encode(MakeObservation(4 * i, kAllActive)));
@@ -236,7 +236,8 @@ void TimeDecide() {
   const BareServer bare(BareDecision);
   // Drawn decisions, of which nearly every one changes something; no job ends, so none is learned
   // from.
-  const Running daemon({"--policy", "network", "--explore", "1"});
+  const Running daemon(
+      {"--policy", "network", "--explore", "1", "--windows", std::to_string(kWindows)});
   zmq::context_t context;
   Trainer echo(context, bare.Endpoint());
   echo.Send(Encode(Heartbeat{}));
@@ -302,7 +303,7 @@ double CostOfDecision(const Running& daemon, std::size_t jobs) {
 
 void TimeScale() {
   constexpr std::size_t kMany = 1000;
-  const Running daemon({"--learn", "false"});
+  const Running daemon({"--learn", "false", "--windows", "24"});
   CostOfDecision(daemon, 1);
   std::vector<double> alone;
   const auto one = [&] { alone.push_back(1e6 * CostOfDecision(daemon, 1)); };
