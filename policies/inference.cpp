@@ -3,28 +3,20 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
-
 
 #include "policies/layers.h"
 
 namespace attune {
 namespace {
 
-// Several numbers side by side, as the compiler's vectors: it does not vectorise loops that bound
-// numbers, since comparing may trap.
-constexpr std::size_t kLanes = 4;
-using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
-
-Lanes Tanh(Lanes x) {
+float Tanh(float x) {
   constexpr float kFlat = 7.5F;  // from here on the fraction grows worse, and tanh is 1 − 6e-7
-  const Lanes most = Lanes{} + kFlat;
-  x = x > most ? most : x;
-  x = x < -most ? -most : x;
-  const Lanes y = x * x;
-  const Lanes above =
+  x = x > kFlat ? kFlat : x;
+  x = x < -kFlat ? -kFlat : x;
+  const float y = x * x;
+  const float above =
       13749310575.F + y * (1964187225.F + y * (64324260.F + y * (675675.F + y * (2145.F + y))));
-  const Lanes below =
+  const float below =
       13749310575.F +
       y * (6547290750.F + y * (413513100.F + y * (7567560.F + y * (45045.F + y * 66.F))));
   return x * above / below;
@@ -92,21 +84,12 @@ void LogSoftmax(const float* logits, const std::array<std::uint8_t, N>& open, fl
 
 void AddAndSquash(std::span<float> rows, std::span<const float> bias) {
   for (std::size_t row = 0; row < rows.size(); row += bias.size()) {
-    const auto squash = [&](std::size_t first, std::size_t bytes) {
-      Lanes value{};
-      Lanes offset{};
-      std::memcpy(&value, rows.data() + row + first, bytes);
-      std::memcpy(&offset, bias.data() + first, bytes);
-      value = Tanh(value + offset);
-      std::memcpy(rows.data() + row + first, &value, bytes);
-    };
-    std::size_t i = 0;
-    for (; i + kLanes <= bias.size(); i += kLanes) squash(i, sizeof(Lanes));
-    if (i < bias.size()) squash(i, (bias.size() - i) * sizeof(float));
+    for (std::size_t i = 0; i < bias.size(); ++i) rows[row + i] = Tanh(rows[row + i] + bias[i]);
   }
 }
 
 Preferences Prefer(const Layers& layers, const State& state, const ActionMask& mask) {
+  const c10::InferenceMode no_gradients;
   const std::size_t heads = state.Heads();
   const std::size_t sites = state.Sites();
   const torch::Tensor tokens = torch::from_blob(

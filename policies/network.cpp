@@ -357,7 +357,6 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
     return Decline{"has learned from " + std::to_string(model_->trials) + " trials, needs " +
                    std::to_string(options.least_trials)};
   }
-  const torch::NoGradGuard no_grad;
   const State& state = situation.state;
   const std::vector<std::uint8_t>& active = situation.setting.active;
   const Preferences prefers = Prefer(model_->layers, state, situation.mask);
