@@ -1,9 +1,11 @@
 // Observation: checking what a trainer reports before anything is computed from it.
 #include "env/observation.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <sstream>
 
 #include "env/setting.h"
@@ -53,24 +55,46 @@ const char* NameOfRange(Metric metric) {
   return norm ? "at least 0" : "a value in [0, 1]";
 }
 
-// Whether an active head has no fault, found without a branch for every number.
-bool IsFaultless(const Observation& observation, std::size_t head) {
-  const float* const metrics = observation.metrics.data() + head * kMetrics;
-  const float* const profile = observation.profile.data() + head * kProfileBins;
-  int fine = 1;
-  for (std::size_t m = 0; m < kMetrics; ++m) fine &= kRanges[m].Holds(metrics[m]);
-  std::array<float, 4> sums{};
-  for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
-    fine &= kShare.Holds(profile[bin]);
-    sums[bin % sums.size()] += profile[bin];
+// The bounds of several heads' metrics side by side: a stretch that vectors divide.
+constexpr std::size_t kStretch = 4 * kMetrics;
+struct Bounds {
+  std::array<float, kStretch> least, most;
+};
+constexpr Bounds kBounds = [] {
+  Bounds bounds{};
+  for (std::size_t i = 0; i < kStretch; ++i) {
+    bounds.least[i] = kRanges[i % kMetrics].least;
+    bounds.most[i] = kRanges[i % kMetrics].most;
   }
-  return fine != 0 && std::abs(sums[0] + sums[1] + sums[2] + sums[3] - 1) <= kSumTolerance;
+  return bounds;
+}();
+
+// Whether no active head has a fault, found without a branch for every number. The zeros of
+// inactive heads are within all bounds.
+bool AreNumbersFaultless(const Observation& observation) {
+  int fine = 1;
+  const std::span<const float> metrics = observation.metrics;
+  for (std::size_t first = 0; first < metrics.size(); first += kStretch) {
+    const std::size_t count = std::min(kStretch, metrics.size() - first);
+    for (std::size_t i = 0; i < count; ++i) {
+      const float value = metrics[first + i];
+      fine &= (value >= kBounds.least[i]) & (value <= kBounds.most[i]);
+    }
+  }
+  for (const float share : observation.profile) fine &= kShare.Holds(share);
+  for (std::size_t head = 0; head < observation.active.size(); ++head) {
+    const float* const profile = observation.profile.data() + head * kProfileBins;
+    std::array<float, 4> sums{};
+    for (std::size_t bin = 0; bin < kProfileBins; ++bin) sums[bin % sums.size()] += profile[bin];
+    const float sum = sums[0] + sums[1] + sums[2] + sums[3];
+    fine &= (observation.active[head] == 0) | (std::abs(sum - 1) <= kSumTolerance);
+  }
+  return fine != 0;
 }
 
 // A fault in the metrics and profile of one active head.
 std::optional<std::string> FindHeadFault(const Observation& observation, std::size_t head,
                                          const Topology& topology) {
-  if (IsFaultless(observation, head)) return std::nullopt;
   for (std::size_t m = 0; m < kMetrics; ++m) {
     const float value = observation.metrics[head * kMetrics + m];
     if (kRanges[m].Holds(value)) continue;
@@ -130,6 +154,7 @@ std::optional<std::string> FindFault(const Observation& observation, const Topol
   if (!kShare.Holds(observation.attention_share)) {
     return "attention_share" + NumberFault(observation.attention_share, "a value in [0, 1]");
   }
+  const bool faultless = AreNumbersFaultless(observation);
   std::size_t head = 0;
   for (const Site& site : topology.sites) {
     if (CountActive(std::span(observation.active).subspan(head, site.heads)) == 0) {
@@ -140,8 +165,12 @@ std::optional<std::string> FindFault(const Observation& observation, const Topol
         return "active: " + DescribeHead(topology, head) + " has " +
                std::to_string(observation.active[head]) + "; use 0 or 1";
       }
-      auto fault = observation.active[head] != 0 ? FindHeadFault(observation, head, topology)
-                                                 : FindInactiveFault(observation, head, topology);
+      std::optional<std::string> fault;
+      if (observation.active[head] == 0) {
+        fault = FindInactiveFault(observation, head, topology);
+      } else if (!faultless) {
+        fault = FindHeadFault(observation, head, topology);
+      }
       if (fault) return fault;
     }
   }
