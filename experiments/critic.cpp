@@ -20,6 +20,8 @@ constexpr std::array kPlanLengths = {0.5, 1.0, 2.0};
 constexpr std::array kJobLengths = {0.5, 1.0, 2.0};
 constexpr std::array kOwns = {0.0, 0.3, 1.0};
 constexpr std::array kLucks = {0.03, 0.1, 0.3, 1.0, 3.0};
+// Factors on one trait (automatic relevance determination); 0: it tells nothing.
+constexpr std::array kRelevances = {0.0, 0.5, 2.0, 4.0};
 constexpr double kCommon = 0.5;
 constexpr double kAnyway = 1e4;  // of what groups cost anyway
 constexpr std::int64_t kFolds = 8;
@@ -129,24 +131,42 @@ Critic::Critic(std::span<const PlannedRun> runs) : model_(std::make_unique<Model
   const auto observations = static_cast<double>(values.size() - sizes.size());
 
   double most = -std::numeric_limits<double>::infinity();
+  // Takes what is more likely than all before; says whether it was.
+  const auto consider = [&](const Covariances& candidate, const Points& points) {
+    const torch::Tensor root = torch::linalg_cholesky(candidate.OfCosts(points));
+    const torch::Tensor white =
+        torch::linalg_solve_triangular(root, costs.unsqueeze(1), false).squeeze(1);
+    // The variance of all is the most likely one, given the rest.
+    const double variance =
+        std::max(white.square().sum().item<double>() / observations, kLeastSpread);
+    const double likelihood =
+        -0.5 * observations * std::log(variance) - root.diagonal().log().sum().item<double>();
+    if (likelihood <= most) return false;
+    most = likelihood;
+    model.covariances = candidate;
+    model.variance = variance;
+    return true;
+  };
   for (const double plan_length : kPlanLengths) {
     for (const double job_length : kJobLengths) {
       for (const double own : kOwns) {
-        for (const double luck : kLucks) {
-          const Covariances candidate{plan_length, job_length, own, luck};
-          const torch::Tensor root = torch::linalg_cholesky(candidate.OfCosts(model.runs));
-          const torch::Tensor white =
-              torch::linalg_solve_triangular(root, costs.unsqueeze(1), false).squeeze(1);
-          // The variance of all is the most likely one, given the rest.
-          const double variance =
-              std::max(white.square().sum().item<double>() / observations, kLeastSpread);
-          const double likelihood =
-              -0.5 * observations * std::log(variance) - root.diagonal().log().sum().item<double>();
-          if (likelihood <= most) continue;
-          most = likelihood;
-          model.covariances = candidate;
-          model.variance = variance;
-        }
+        for (const double luck : kLucks) consider({plan_length, job_length, own, luck}, model.runs);
+      }
+    }
+  }
+  // Then, one trait after the other, how much it matters beside the others.
+  for (auto [traits, spread] : {std::pair{&Points::jobs, &model.job_spread},
+                                std::pair{&Points::plans, &model.plan_spread}}) {
+    for (std::int64_t trait = 0; trait < spread->size(1); ++trait) {
+      const torch::Tensor as_it_was = (model.runs.*traits).select(1, trait).clone();
+      const double spread_before = spread->select(1, trait).item<double>();
+      for (const double relevance : kRelevances) {
+        Points points = model.runs;
+        points.*traits = (points.*traits).clone();
+        (points.*traits).select(1, trait).copy_(as_it_was * relevance);
+        if (!consider(model.covariances, points)) continue;
+        model.runs = points;
+        spread->select(1, trait).fill_(spread_before / relevance);
       }
     }
   }

@@ -8,10 +8,10 @@
 //
 //   cov(f(p), f(p')) = exp(−|p − p'|² / 2a²) (kCommon + exp(−|j − j'|² / 2b²) + own [same group])
 //
-// with distances in spreads of the traits of plans p and jobs j. What a group costs anyway has a
-// variance so large that it says nothing; a, b, own and the variance of luck are the most likely
-// ones. A plan is judged by f of it less f of the plan whose traits are all 0, which leaves the job
-// alone.
+// with distances in spreads of the traits of plans p and jobs j, each trait with a relevance. What
+// a group costs anyway has a variance so large that it says nothing; a, b, own, the variance of
+// luck and the relevances are the most likely ones. A plan is judged by f of it less f of the plan
+// whose traits are all 0, which leaves the job alone.
 #pragma once
 
 #include <cstddef>
