@@ -20,7 +20,7 @@ struct Options {
   std::string runtime_directory;  // likewise
   // Deciding
   std::string policy = "auto";
-  std::uint64_t windows = 24;
+  std::uint64_t windows = 40;
   double freeze = 0.1;
   double change_budget = 1.0;
   double rollback = 3.0;

@@ -135,8 +135,10 @@ std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
   return traits;
 }
 
-bool IsLesson(const Trial& trial) {
-  return trial.action && trial.decider != "keep" &&
+// A job whose policy is to keep everything shows what comes of leaving it alone; elsewhere a window
+// was kept for reasons of the governor's.
+bool IsLesson(const JobRecord& job, const Trial& trial) {
+  return trial.action && (trial.decider != "keep" || job.spec.policy == "keep") &&
          (trial.acknowledgement.status == AckStatus::kNone ||
           trial.acknowledgement.status == AckStatus::kApplied);
 }
@@ -161,7 +163,7 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
       auto& all = trials[job.id];
       for (auto trial = all.rbegin(); trial != all.rend(); ++trial) {
         rest += *trial->reward;
-        if (!IsLesson(*trial)) continue;
+        if (!IsLesson(job, *trial)) continue;
         episode.trials.push_back(std::move(*trial));
         episode.returns.push_back(rest);
       }
@@ -255,9 +257,12 @@ void Weigh(Group& group, const Critic& loss, const Critic* compute, const Option
   const double least = std::min(0.0, *std::ranges::min_element(costs));
   group.alone = std::exp(least / options.temperature);
   double sum = group.alone;
-  for (double& cost : costs) {
-    cost = std::exp((least - cost) / options.temperature);
-    sum += cost;
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    // For an episode that was left alone the weight of that stands already.
+    const auto& plan = group.episodes[i].plan;
+    const bool alone = std::ranges::all_of(plan, [](double trait) { return trait == 0; });
+    costs[i] = alone ? 0 : std::exp((least - costs[i]) / options.temperature);
+    sum += costs[i];
   }
   group.alone /= sum;
   for (std::size_t i = 0; i < costs.size(); ++i) {
@@ -413,13 +418,13 @@ int Main(int argc, char** argv) {
       ("from", po::value(&options.from), "a checkpoint to go on from")
       ("greedy", po::bool_switch(&options.greedy),
        "weigh each decision by what the next window alone brought: a baseline")
-      ("temperature", po::value(&options.temperature)->default_value(0.02, "0.02"),
+      ("temperature", po::value(&options.temperature)->default_value(0.015, "0.015"),
        "share of the loss by which a plan that is worse than its group's best counts 1/e")
-      ("price", po::value(&options.price)->default_value(0.15, "0.15"),
+      ("price", po::value(&options.price)->default_value(0.2, "0.2"),
        "of all compute, in shares of the loss, for budgets in steps")
       ("harm", po::value(&options.harm)->default_value(5),
        "how many times loss beyond that of leaving a job alone counts for budgets in steps")
-      ("caution", po::value(&options.caution)->default_value(0.5, "0.5"),
+      ("caution", po::value(&options.caution)->default_value(0.3, "0.3"),
        "standard deviations by which a plan's loss is taken to be worse than the critic says")
       ("held-out", po::value(&options.held_out)->default_value(0), "share of the groups")
       ("rate", po::value(&options.rate)->default_value(3e-4, "0.0003"), "learning rate (Adam)")

@@ -1,9 +1,9 @@
 // explore: a plan drawn for each job and held to its end, for a network to learn from.
 //
 // What a policy does pays over many windows, and drawing every window anew hardly ever comes upon a
-// plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether
-// and when it grows again, and how sharp its attention may become. Heads are chosen, and sick ones
-// treated, as kmeans does.
+// plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether,
+// when and how fast it grows again, how sharp its attention may become, and whether heads that were
+// born sharp are cooled at once. Heads are chosen, and sick ones treated, as kmeans does.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,18 +19,40 @@ namespace attune {
 namespace {
 
 constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's heads; at least one
-constexpr std::array kGrowthBegins = {0.25, 0.5, 0.7};        // of the budget
-constexpr std::array kSharpest = {0.0F, 1.0F, 4.0F, 16.0F};   // 0: scales are left alone
-constexpr double kGrowing = 0.5;                              // of the plans
-constexpr double kSitesDiffer = 0.25;                         // of the plans
-constexpr double kLeftAlone = 0.15;                           // of the plans
+constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
+constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
+constexpr std::array kSharpest = {0.0F, 0.0F, 1.0F, 4.0F, 16.0F};  // 0: scales are left alone
+constexpr double kGrowing = 0.4;         // of the plans, budget in compute
+constexpr double kGrowingInSteps = 0.4;  // the same, budget in steps
+constexpr double kSitesDiffer = 0.15;    // of the plans
+constexpr double kLeftAlone = 0.1;       // of the plans
+constexpr double kCooling = 0.6;         // of the plans
+// Early in a run heads attend almost evenly. One that does not by then was born too sharp, and the
+// sooner it is cooled the better.
+constexpr double kCoolingEnds = 0.15;
+constexpr float kBornSharpEntropy = 0.6F;
+constexpr float kSinkFirstTokenMass = 0.5F;
 
 struct Plan {
   double share = 1;          // of a site's heads
   double other_share = 1;    // of those in the other half of the model
   double growth_begins = 2;  // of the budget; above 1: never
+  double growth_pace = 0;    // of the budget from doubling to doubling; 0: at once
   double grown_share = 1;
-  float sharpest = 0;
+  float sharpest = 0;  // 0: scales are left alone
+  bool cooling = false;
+
+  // Of the heads of a site that began with the share `from`.
+  [[nodiscard]] double ShareAt(double progress, double from) const {
+    if (progress < growth_begins) return from;
+    if (growth_pace == 0) return std::max(grown_share, from);
+    const double doublings = 1 + std::floor((progress - growth_begins) / growth_pace);
+    return std::max(from,
+                    std::min(grown_share, std::max(from, kLeastShare) * std::exp2(doublings)));
+  }
+
+ private:
+  static constexpr double kLeastShare = 0.0625;  // where growth begins from one head
 };
 
 Plan PlanOf(const JobSpec& job) {
@@ -45,13 +67,17 @@ Plan PlanOf(const JobSpec& job) {
   };
   Plan plan;
   if (chance(kLeftAlone)) return plan;
+  const bool in_steps = job.budget.kind == BudgetKind::kSteps;
   plan.share = pick(kShares);
   plan.other_share = chance(kSitesDiffer) ? pick(kShares) : plan.share;
-  if (chance(kGrowing)) {
+  if (chance(in_steps ? kGrowingInSteps : kGrowing)) {
     plan.growth_begins = pick(kGrowthBegins);
-    plan.grown_share = std::max(pick(kShares), plan.share);
+    plan.growth_pace = pick(kGrowthPaces);
+    // What more steps cannot win back, more heads must.
+    plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
   }
   plan.sharpest = pick(kSharpest);
+  plan.cooling = chance(kCooling);
   return plan;
 }
 
@@ -68,6 +94,14 @@ CountChange Towards(std::size_t wanted, std::size_t active, std::size_t heads) {
   return CountChange::kKeep;
 }
 
+bool BornSharp(const Situation& situation, std::size_t head) {
+  const WindowReading& now = situation.now;
+  return situation.progress < kCoolingEnds && now.active[head] != 0 &&
+         situation.setting.active[head] != 0 &&
+         now.At(head, Metric::kEntropy) < kBornSharpEntropy &&
+         now.At(head, Metric::kFirstTokenMass) < kSinkFirstTokenMass;
+}
+
 class ExplorePolicy : public Policy {
  public:
   [[nodiscard]] std::string_view Name() const override { return "explore"; }
@@ -81,9 +115,8 @@ class ExplorePolicy : public Policy {
     const std::size_t sites = situation.state.Sites();
     for (std::size_t site = 0; site < sites; ++site) {
       const std::size_t heads = offsets[site + 1] - offsets[site];
-      const double share = situation.progress >= plan.growth_begins ? plan.grown_share
-                           : 2 * site < sites                       ? plan.share
-                                                                    : plan.other_share;
+      const double share =
+          plan.ShareAt(situation.progress, 2 * site < sites ? plan.share : plan.other_share);
       const auto wanted =
           static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
       const CountChange change = Towards(
@@ -100,15 +133,21 @@ class ExplorePolicy : public Policy {
                  choice > kKeepScale) {
         choice = kKeepScale;
       }
+      if (plan.sharpest > 0 && plan.cooling && BornSharp(situation, head) &&
+          situation.mask.scale[head][0] != 0) {
+        choice = 0;
+      }
     }
     decision->why = fmt::format("its plan: {:.3g} of the heads ({:.3g} in the second half)",
                                 plan.share, plan.other_share);
     if (plan.growth_begins <= 1) {
       decision->why +=
-          fmt::format(", {:.3g} from {:.0f} %", plan.grown_share, 100 * plan.growth_begins);
+          fmt::format(", to {:.3g} from {:.0f} %, doubling every {:.0f} %", plan.grown_share,
+                      100 * plan.growth_begins, 100 * plan.growth_pace);
     }
     decision->why += plan.sharpest > 0 ? fmt::format(", logits up to × {:g}", plan.sharpest)
                                        : std::string(", scales as they are");
+    if (plan.sharpest > 0 && plan.cooling) decision->why += ", cooled early";
     return verdict;
   }
 

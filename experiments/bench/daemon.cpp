@@ -10,8 +10,10 @@
 #include <sys/wait.h>
 #include <torch/torch.h>
 
+#include <chrono>
 #include <cstring>
 #include <optional>
+#include <thread>
 #include <zmq.hpp>
 #include <zmq_addon.hpp>
 
@@ -315,11 +317,28 @@ void TimeScale() {
   Report("scale", many, mean, "us", many / mean, {{"jobs", kMany}});
 }
 
+// What a daemon costs while its one job says nothing.
+void TimeIdle() {
+  constexpr double kSettling = 5, kWatched = 30;  // seconds
+  const Running daemon({});
+  zmq::context_t context;
+  Trainer trainer(context, daemon.Endpoint());
+  trainer.Greet(MakeJob(Key(), 1000));
+  std::this_thread::sleep_for(std::chrono::duration<double>(kSettling));
+  const double start = WallSeconds();
+  const double before = ProcessorSeconds(daemon.Process());
+  std::this_thread::sleep_for(std::chrono::duration<double>(kWatched));
+  const double used = ProcessorSeconds(daemon.Process()) - before;
+  const double watched = WallSeconds() - start;
+  Report("idle", used, watched, "s", used / watched);
+}
+
 }  // namespace
 }  // namespace attune::bench
 
 int main(int argc, char** argv) {
   using namespace attune::bench;
-  return RunNamed(argc, argv,
-                  {{"ingest", TimeIngest}, {"decide", TimeDecide}, {"scale", TimeScale}});
+  return RunNamed(
+      argc, argv,
+      {{"ingest", TimeIngest}, {"decide", TimeDecide}, {"scale", TimeScale}, {"idle", TimeIdle}});
 }

@@ -16,10 +16,11 @@
 #   kmeans   anomalies of 10,000 windows, beside scikit-learn's KMeans on the same points
 #   ingest   observations per second of 8 connections, beside a ROUTER that drops them
 #   decide   from an observation to the action, beside a bare echo, forward pass and commit
+#   idle     processor time of a daemon whose job says nothing, beside the clock
 #   scale    processor time of a decision with 1,000 jobs, beside 1 job
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-names=(ingest decide network meter overhead slim learn kmeans scale insert page merge sweep jobs stopped python)
+names=(ingest decide network meter overhead slim learn kmeans scale idle insert page merge sweep jobs stopped python)
 
 # A program that measures several things, some beside a daemon, some with a thousand connections.
 bench() {
@@ -41,7 +42,7 @@ run() {
       ;;
     meter | overhead | slim) bench attention "$1" ;;
     network | learn) bench network "$1" ;;
-    ingest | decide | scale) bench daemon "$1" ;;
+    ingest | decide | scale | idle) bench daemon "$1" ;;
     kmeans) cmake --build --preset release --target attune-bench-kmeans >&2 && experiments/bench/kmeans.sh ;;
   esac
 }
