@@ -12,6 +12,9 @@ namespace {
 constexpr std::uint32_t kGraceWindows = 2;
 // … unless the loss falls behind by this many times the tolerance before.
 constexpr double kGross = 3.0;
+// A curve bends at first, and a line through its beginning foretells too much: in this share of the
+// windows an action does harm only where the loss rises.
+constexpr double kBending = 0.2;
 // Noise is never taken for less than this share of the loss: a curve of few points fits too well.
 constexpr double kNoiseFloor = 0.005;
 
@@ -21,7 +24,8 @@ Governor::Governor(const Options& options)
     : freeze_(options.freeze),
       change_budget_(options.change_budget),
       tolerance_(options.rollback),
-      hold_(options.hold) {}
+      hold_(options.hold),
+      bending_points_(static_cast<std::size_t>(kBending * static_cast<double>(options.windows))) {}
 
 Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const WindowReading& now,
                                 std::span<const CurvePoint> curve) {
@@ -32,7 +36,8 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
       changes_.pop_front();
       continue;
     }
-    const auto forecast = ForecastLoss(before, now.end_compute);
+    const auto forecast =
+        before.size() < bending_points_ ? std::nullopt : ForecastLoss(before, now.end_compute);
     const double expected = forecast ? forecast->loss : before.back().loss;
     const double noise = std::max(std::hypot(forecast ? forecast->noise : 0.0, now.loss_noise),
                                   kNoiseFloor * std::abs(expected));

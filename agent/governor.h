@@ -56,6 +56,7 @@ class Governor {
   };
   double freeze_, change_budget_, tolerance_;
   std::uint64_t hold_;
+  std::size_t bending_points_;  // of a curve that is too short for a forecast
   std::uint64_t held_until_ = 0;
   std::deque<Change> changes_;  // not judged yet, oldest first
 };

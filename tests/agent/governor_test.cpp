@@ -1,5 +1,6 @@
 #include "agent/governor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -62,6 +63,23 @@ TEST_CASE("a small lag in the first window behind an action is forgiven, a gross
   strict.Changed(4, std::span(curve).first(4), FourHeads());
   curve.back().loss *= 1.10;
   CHECK(std::holds_alternative<Governor::Rollback>(strict.Rule(4, 0.5, At(curve.back()), curve)));
+}
+
+TEST_CASE("in the first fifth of the windows a loss that still falls does no harm") {
+  Options options;
+  options.windows = 20;  // a fifth of which is four
+  const auto lagging = [&](std::size_t points_before) {
+    auto curve = Falling(points_before + 2);
+    // Twice as far behind as a forecast forgives, yet below what it was before the action.
+    curve.back().loss += 0.06 * curve.back().loss;
+    curve.back().loss = std::min(curve.back().loss, curve[points_before - 1].loss - 0.01);
+    Governor governor{options};
+    const auto window = static_cast<std::uint32_t>(points_before);
+    governor.Changed(window, std::span(curve).first(points_before), FourHeads());
+    return governor.Rule(window + 2, 0.5, At(curve.back()), curve);
+  };
+  CHECK(std::holds_alternative<Governor::Free>(lagging(3)));
+  CHECK(std::holds_alternative<Governor::Rollback>(lagging(4)));
 }
 
 TEST_CASE("a loss that is not a number is taken back at once") {
