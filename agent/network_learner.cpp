@@ -79,14 +79,18 @@ class NetworkLearner : public Learner {
         spdlog::error("{}; it begins anew", error.what());
       }
     }
-    if (!network_ && options.network == "shipped") {
-      network_ = Network::Shipped(network_options);
-      Publish();
-    } else if (!network_ && options.network != "none") {
-      network_ = Network::Load(options.network, network_options);
+    std::unique_ptr<Network> taught;
+    if (options.network == "shipped") {
+      taught = Network::Shipped(network_options);
+    } else if (options.network != "none") {
+      taught = Network::Load(options.network, network_options);
+    }
+    if (!network_ && taught) {
+      network_ = taught->Snapshot();
       Publish();
     }
     if (!network_) network_ = std::make_unique<Network>(network_options);
+    if (taught) network_->Leash(*taught);
     if (!options.learn) return;
     // What an earlier daemon's network learned from is not learned from twice.
     if (network_->Trials() > 0) {

@@ -40,7 +40,7 @@ struct Options {
   std::string network = "shipped";
   bool learn = true;
   double explore = 0.02;
-  double learning_rate = 1e-4;
+  double learning_rate = 1e-5;
   std::uint64_t least_trials = 256;
   // Logging
   std::string log_level = "info";

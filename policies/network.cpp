@@ -29,6 +29,7 @@ namespace {
 
 constexpr std::int64_t kFormat = 1;          // of the checkpoint
 constexpr double kMaxDivergence = 0.03;      // an Update stops once it went this far
+constexpr double kLeashWeight = 1;           // of the distance from it, beside the policy's loss
 constexpr double kMaxLogRatio = 20;          // keeps the probability ratio finite
 constexpr std::size_t kSitesNamedInWhy = 2;  // the rest are counted
 constexpr std::size_t kReasons = 4;          // features named in why
@@ -211,6 +212,20 @@ void Sync(const std::filesystem::path& path) {
 
 }  // namespace
 
+namespace {
+
+// All weights from one row.
+void Assign(Layers& layers, const torch::Tensor& row) {
+  const torch::NoGradGuard no_grad;
+  std::int64_t first = 0;
+  for (torch::Tensor& weight : layers.parameters()) {
+    weight.copy_(row.narrow(0, first, weight.numel()).view_as(weight));
+    first += weight.numel();
+  }
+}
+
+}  // namespace
+
 struct Network::Model {
   explicit Model(const NetworkOptions& network_options)
       : options(network_options),
@@ -227,13 +242,21 @@ struct Network::Model {
     return torch::cat(rows);
   }
 
-  void SetWeights(const torch::Tensor& row) {
-    const torch::NoGradGuard no_grad;
-    std::int64_t first = 0;
-    for (torch::Tensor& weight : layers.parameters()) {
-      weight.copy_(row.narrow(0, first, weight.numel()).view_as(weight));
-      first += weight.numel();
+  void SetWeights(const torch::Tensor& row) { Assign(layers, row); }
+
+  // [J] Kullback–Leibler divergence of the choices from those of the network it is leashed to.
+  torch::Tensor Distance(const Batch& batch, const Outputs& outputs) {
+    Outputs was;
+    {
+      const torch::NoGradGuard no_grad;
+      was = leash->Forward(batch);
     }
+    const auto of = [](const torch::Tensor& from, const torch::Tensor& now) {
+      return (from.exp() * (from - now)).sum(1);
+    };
+    return torch::zeros({batch.Jobs()})
+        .index_add(0, batch.job_of_head, of(was.scale, outputs.scale) * batch.active)
+        .index_add(0, batch.job_of_site, of(was.count, outputs.count));
   }
 
   // Calls loss(picked, before, batch, choices, outputs, terms) for one minibatch after another and
@@ -274,6 +297,7 @@ struct Network::Model {
 
   NetworkOptions options;
   Layers layers;
+  std::optional<Layers> leash;
   torch::optim::Adam adam;
   std::mt19937_64 shuffle;
   std::uint64_t trials = 0;
@@ -460,11 +484,20 @@ UpdateReport Network::Update(std::span<const Sample> samples) {
         (outputs.value - target.index_select(0, picked)).square().mean();
     report.policy_loss += policy_loss.item<double>();
     report.value_loss += value_loss.item<double>();
-    return policy_loss + options.value_weight * value_loss -
-           options.entropy_weight * Entropy(batch, outputs).mean();
+    torch::Tensor objective = policy_loss + options.value_weight * value_loss -
+                              options.entropy_weight * Entropy(batch, outputs).mean();
+    if (model_->leash) {
+      objective = objective + kLeashWeight * model_->Distance(batch, outputs).mean();
+    }
+    return objective;
   };
   model_->Learn(all, report, loss);
   return report;
+}
+
+void Network::Leash(const Network& to) {
+  model_->leash.emplace(model_->options.hidden, 0);
+  Assign(*model_->leash, to.model_->Weights());
 }
 
 UpdateReport Network::Clone(std::span<const Sample> samples) {

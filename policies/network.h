@@ -99,6 +99,10 @@ class Network : public Policy {
   // its passes early once the policy has moved 0.03 nats. The same seed and samples give the same
   // weights, bit for bit. Throws as Evaluate does, and for numbers that are not finite.
   UpdateReport Update(std::span<const Sample> samples);
+  // From now on Update also counts how far the scale and count choices are from those of `to` as it
+  // is now (Kullback–Leibler, nats a decision): a job's own trials are few and noisy, and without
+  // it some forty jobs were enough to unlearn what many had taught. Snapshots have no leash.
+  void Leash(const Network& to);
   // Imitates the samples' actions by cross-entropy, each by its weight: the warm start, and, where
   // weights grow with what came of the actions, advantage-weighted regression (1910.00177). Scale,
   // count and the draw of heads weigh the same; the value is learned too. Reproducible and throws

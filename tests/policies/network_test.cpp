@@ -429,6 +429,35 @@ TEST_CASE("an update stops once the policy has moved far enough") {
   CHECK(report.divergence < 3);
 }
 
+TEST_CASE("a leash holds a network near what it was taught, however many jobs it learns from") {
+  NetworkOptions options = Willing();
+  options.learning_rate = 1e-3;
+  const Network taught(options);
+  const std::vector<Sample> asked = DrawnSamples(*taught.Snapshot(), 16, 100);
+  const auto distance = [&](bool leashed) {
+    const auto network = taught.Snapshot();
+    if (leashed) network->Leash(taught);
+    for (std::uint64_t job = 0; job < 40; ++job) {
+      std::vector<Sample> samples = DrawnSamples(*network, 8, job);
+      // Whatever a job is like, what is kept looks better.
+      for (Sample& sample : samples) {
+        sample.advantage = static_cast<double>(
+            std::ranges::count(sample.action.count, CountChange::kKeep));
+      }
+      network->Update(samples);
+    }
+    double sum = 0;
+    for (const Sample& sample : asked) {
+      sum += std::abs(network->Evaluate(sample).log_probability -
+                      taught.Evaluate(sample).log_probability);
+    }
+    return sum / static_cast<double>(asked.size());
+  };
+  const double free = distance(false);
+  CHECK(free > 0.5);
+  CHECK(distance(true) < free / 2);
+}
+
 TEST_CASE("a loss that is not finite leaves the weights as they are") {
   Network network(Willing());
   std::vector<Sample> samples = DrawnSamples(network, 2, 9);
