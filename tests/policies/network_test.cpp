@@ -441,8 +441,8 @@ TEST_CASE("a leash holds a network near what it was taught, however many jobs it
       std::vector<Sample> samples = DrawnSamples(*network, 8, job);
       // Whatever a job is like, what is kept looks better.
       for (Sample& sample : samples) {
-        sample.advantage = static_cast<double>(
-            std::ranges::count(sample.action.count, CountChange::kKeep));
+        sample.advantage =
+            static_cast<double>(std::ranges::count(sample.action.count, CountChange::kKeep));
       }
       network->Update(samples);
     }
