@@ -77,7 +77,7 @@ Plan PlanOf(const JobSpec& job) {
     plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
   }
   plan.sharpest = pick(kSharpest);
-  plan.cooling = chance(kCooling);
+  plan.cooling = plan.sharpest > 0 && chance(kCooling);
   return plan;
 }
 
@@ -133,8 +133,7 @@ class ExplorePolicy : public Policy {
                  choice > kKeepScale) {
         choice = kKeepScale;
       }
-      if (plan.sharpest > 0 && plan.cooling && BornSharp(situation, head) &&
-          situation.mask.scale[head][0] != 0) {
+      if (plan.cooling && BornSharp(situation, head) && situation.mask.scale[head][0] != 0) {
         choice = 0;
       }
     }
@@ -147,7 +146,7 @@ class ExplorePolicy : public Policy {
     }
     decision->why += plan.sharpest > 0 ? fmt::format(", logits up to × {:g}", plan.sharpest)
                                        : std::string(", scales as they are");
-    if (plan.sharpest > 0 && plan.cooling) decision->why += ", cooled early";
+    if (plan.cooling) decision->why += ", cooled early";
     return verdict;
   }
 

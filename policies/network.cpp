@@ -210,10 +210,6 @@ void Sync(const std::filesystem::path& path) {
   }
 }
 
-}  // namespace
-
-namespace {
-
 // All weights from one row.
 void Assign(Layers& layers, const torch::Tensor& row) {
   const torch::NoGradGuard no_grad;
