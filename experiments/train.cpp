@@ -14,6 +14,7 @@
 #include <boost/program_options.hpp>
 #include <cmath>
 #include <cstdio>
+#include <initializer_list>
 #include <iostream>
 #include <limits>
 #include <map>
@@ -56,6 +57,7 @@ struct Episode {
   std::vector<double> returns;  // from each of them to the end
   std::vector<double> weights;  // of each
   std::vector<double> plan;     // its traits
+  double slowness = 0;          // of the machine: log of a step's compute over what it costs anyway
 };
 
 struct Group {
@@ -191,34 +193,60 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
 
 BudgetKind KindOf(const Group& group) { return group.episodes.front().job.spec.budget.kind; }
 
+// How much of its loss a job wins by its last steps, −d log loss / d log step: the median over its
+// runs of the mean over the second half of the budget; from 0 to 1.
+double Steepness(const Group& group) {
+  std::vector<double> slopes;
+  for (const Episode& episode : group.episodes) {
+    const auto middle = std::ranges::find_if(episode.trials, [](const Trial& trial) {
+      return trial.state.tokens[Feature("progress")] >= 0.5F;
+    });
+    if (middle == episode.trials.end()) continue;
+    const Trial& last = episode.trials.back();
+    if (last.step <= middle->step || !(last.loss > 0) || !(middle->loss > 0)) continue;
+    slopes.push_back(std::log(middle->loss / last.loss) /
+                     std::log(static_cast<double>(last.step) / static_cast<double>(middle->step)));
+  }
+  if (slopes.empty()) return 0;
+  const auto median = slopes.begin() + static_cast<std::ptrdiff_t>(slopes.size() / 2);
+  std::ranges::nth_element(slopes, median);
+  return std::clamp(*median, 0.0, 1.0);
+}
+
 // Of each episode of a group.
 using Costs = std::vector<double> (*)(const Group&);
 
+// With a budget in compute a machine that was slow for a while did fewer steps, which is no plan's
+// doing: the loss is taken to be what it would have been at the group's usual speed.
 std::vector<double> LogLosses(const Group& group) {
-  double best = std::numeric_limits<double>::infinity();
-  for (const Episode& episode : group.episodes) best = std::min(best, *episode.job.validation_loss);
+  const double steepness = KindOf(group) == BudgetKind::kCompute ? Steepness(group) : 0;
   std::vector<double> costs;
   for (const Episode& episode : group.episodes) {
-    costs.push_back(std::min(std::log(*episode.job.validation_loss / best), kLargestCost));
+    costs.push_back(std::log(*episode.job.validation_loss) - steepness * episode.slowness);
+  }
+  const double best = *std::ranges::min_element(costs);
+  for (double& cost : costs) cost = std::min(cost - best, kLargestCost);
+  return costs;
+}
+
+std::vector<double> LogStepComputes(const Group& group) {
+  std::vector<double> costs;
+  for (const Episode& episode : group.episodes) {
+    const auto steps = static_cast<double>(std::max<std::uint64_t>(episode.job.steps, 1));
+    costs.push_back(std::log(episode.job.compute_seconds / steps));
   }
   return costs;
 }
 
-std::vector<double> LogComputes(const Group& group) {
-  std::vector<double> costs;
-  for (const Episode& episode : group.episodes)
-    costs.push_back(std::log(episode.job.compute_seconds));
-  return costs;
-}
-
-// Learns from all groups with a budget of this kind; none where there are too few.
-std::optional<Critic> MakeCritic(const std::vector<Group*>& groups, BudgetKind kind, Costs costs,
+// Learns from all groups with a budget of one of these kinds; none where there are too few.
+std::optional<Critic> MakeCritic(const std::vector<Group*>& groups,
+                                 std::initializer_list<BudgetKind> kinds, Costs costs,
                                  const char* what) {
   std::vector<PlannedRun> runs;
   std::size_t pairs = 0;
   for (const Group* of_job : groups) {
     const Group& group = *of_job;
-    if (KindOf(group) != kind) continue;
+    if (std::ranges::find(kinds, KindOf(group)) == kinds.end()) continue;
     pairs += group.episodes.size() > 1 ? 1 : 0;
     const std::vector<double> of_group = costs(group);
     for (std::size_t k = 0; k < group.episodes.size(); ++k) {
@@ -240,6 +268,19 @@ std::vector<double> Differences(const Group& group, const Critic& critic, double
     differences.push_back(judged.mean + caution * judged.deviation);
   }
   return differences;
+}
+
+// What is left of the compute of steps when the plans have explained their part.
+void FindSlowness(Group& group, const Critic& step_compute) {
+  const std::vector<double> costs = LogStepComputes(group);
+  const std::vector<double> explained = Differences(group, step_compute, 0);
+  double mean = 0;
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    mean += (costs[i] - explained[i]) / static_cast<double>(costs.size());
+  }
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    group.episodes[i].slowness = costs[i] - explained[i] - mean;
+  }
 }
 
 // Weights by what the plans cost over leaving the job alone, in logs of the loss. With a budget in
@@ -358,12 +399,15 @@ void Train(const Options& options) {
   if (options.greedy) {
     for (auto& [key, group] : groups) WeighGreedily(group);
   } else {
+    const auto step_compute = MakeCritic(learned_from, {BudgetKind::kCompute, BudgetKind::kSteps},
+                                         LogStepComputes, "compute of a step");
+    if (step_compute) {
+      for (auto& [key, group] : groups) FindSlowness(group, *step_compute);
+    }
     const auto loss =
-        MakeCritic(learned_from, BudgetKind::kCompute, LogLosses, "loss, budgets in compute");
+        MakeCritic(learned_from, {BudgetKind::kCompute}, LogLosses, "loss, budgets in compute");
     const auto loss_by_steps =
-        MakeCritic(learned_from, BudgetKind::kSteps, LogLosses, "loss, in steps");
-    const auto compute_by_steps =
-        MakeCritic(learned_from, BudgetKind::kSteps, LogComputes, "compute, in steps");
+        MakeCritic(learned_from, {BudgetKind::kSteps}, LogLosses, "loss, in steps");
     for (auto& [key, group] : groups) {
       const bool in_steps = KindOf(group) == BudgetKind::kSteps;
       const std::optional<Critic>& judge = in_steps ? loss_by_steps : loss;
@@ -374,7 +418,7 @@ void Train(const Options& options) {
             "worth is learned from runs of the same name and seed that were tuned differently",
             key, in_steps ? "steps" : "compute"));
       }
-      Weigh(group, *judge, in_steps && compute_by_steps ? &*compute_by_steps : nullptr, options);
+      Weigh(group, *judge, in_steps && step_compute ? &*step_compute : nullptr, options);
     }
   }
   const std::vector<Sample> lessons = SamplesOf(learned_from);
