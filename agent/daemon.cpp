@@ -12,14 +12,14 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <span>
 #include <system_error>
 #include <unordered_map>
 #include <variant>
 #include <zmq.hpp>
-#include <zmq_addon.hpp>
 
 #include "agent/analyst.h"
-#include "agent/keys.h"
+#include "agent/lines.h"
 #include "agent/questions.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
@@ -91,10 +91,8 @@ class Daemon::Loop {
     std::function<std::string()> reasons = {};  // to put behind it, once the action is on its way
   };
 
-  void Listen();
-  void Authenticate();
-  void Receive(zmq::socket_t& socket, char line);
-  void Handle(const std::string& peer, const zmq::message_t& frame);
+  void Receive();
+  void Handle(const std::string& peer, std::span<const std::byte> frame);
   void Take(const std::string& peer, Hello hello);
   void Take(const std::string& peer, const StatusRequest& request);
   void Take(const std::string& peer, const Adjust& adjust);
@@ -118,7 +116,7 @@ class Daemon::Loop {
         std::chrono::duration<double>(options_.silence));
   }
   [[nodiscard]] std::optional<Baseline> RecordedBaseline(const JobSpec& spec) const;
-  void Send(const std::string& peer, const Message& message);
+  void Send(const std::string& peer, const Message& message) { lines_.Send(peer, Encode(message)); }
   void Refuse(const std::string& peer, ErrorCode code, const std::string& text);
 
   Options options_;
@@ -142,14 +140,7 @@ class Daemon::Loop {
   std::uint64_t last_trial_;
   std::uint64_t errors_ = 0;
   SteadyClock::time_point started_ = SteadyClock::now();
-  zmq::context_t context_{1};
-  // A peer's name is that of its line, and behind it its identity there.
-  static constexpr char kLocal = 'l';
-  static constexpr char kRemote = 'r';
-  std::optional<Keys> keys_;
-  zmq::socket_t authenticator_{context_, zmq::socket_type::rep};
-  zmq::socket_t router_{context_, zmq::socket_type::router};
-  zmq::socket_t remote_{context_, zmq::socket_type::router};  // bound where options say listen
+  Lines lines_;
   Jobs jobs_;
   SteadyClock::time_point may_be_silent_ = SteadyClock::time_point::max();  // a job; none before
   std::unordered_map<std::string, std::string> key_of_peer_;
@@ -189,84 +180,24 @@ Daemon::Loop::Loop(const Options& options, const Paths& paths,
       analyst_(paths.Store(), writer_),
       chain_(options.policy),
       last_job_(store_.LastJobId()),
-      last_trial_(store_.LastTrialId()) {
+      last_trial_(store_.LastTrialId()),
+      lines_(paths, options.listen) {
   if (learner) learner_ = learner(writer_);
-  for (zmq::socket_t* socket : {&router_, &remote_}) {
-    socket->set(zmq::sockopt::linger, 0);
-    socket->set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
-  }
-  try {
-    router_.bind(paths_.Endpoint());
-  } catch (const zmq::error_t& error) {
-    throw OptionsError("cannot listen at " + paths_.Endpoint() + ": " + error.what() +
-                       "; give another --runtime-directory");
-  }
-  if (!options_.listen.empty()) Listen();
-}
-
-void Daemon::Loop::Listen() {
-  if (!options_.listen.starts_with("tcp://")) {
-    throw OptionsError("listen: '" + options_.listen + "' is not tcp://HOST:PORT");
-  }
-  keys_ = Keys::Load(paths_.Keys());
-  authenticator_.bind("inproc://zeromq.zap.01");  // before the line that it guards (RFC 27)
-  remote_.set(zmq::sockopt::zap_domain, "attune");
-  remote_.set(zmq::sockopt::curve_server, true);
-  remote_.set(zmq::sockopt::curve_secretkey, keys_->daemon.secret_key);
-  try {
-    remote_.bind(options_.listen);
-  } catch (const zmq::error_t& error) {
-    throw OptionsError("cannot listen at " + options_.listen + ": " + error.what() +
-                       "; give --listen an address of this host, as tcp://HOST:PORT");
-  }
-}
-
-// ZeroMQ asks for every connection from another host (RFC 27).
-void Daemon::Loop::Authenticate() {
-  std::vector<zmq::message_t> request;
-  if (!zmq::recv_multipart(authenticator_, std::back_inserter(request),
-                           zmq::recv_flags::dontwait) ||
-      request.size() < 2) {
-    return;
-  }
-  // version, request id, domain, address, identity, mechanism, client's key
-  const bool is_trainer = request.size() == 7 && request[5].to_string_view() == "CURVE" &&
-                          IsTrainer(*keys_, {request[6].data<std::uint8_t>(), request[6].size()});
-  if (!is_trainer) {
-    spdlog::warn("refused a connection from {}: its key is not of {}",
-                 request.size() > 3 ? request[3].to_string() : "somewhere", paths_.Keys().string());
-  }
-  const std::string id = request[1].to_string();
-  const std::array<zmq::const_buffer, 6> reply = {
-      zmq::str_buffer("1.0"),
-      zmq::buffer(id),
-      is_trainer ? zmq::str_buffer("200") : zmq::str_buffer("400"),
-      is_trainer ? zmq::str_buffer("OK") : zmq::str_buffer("unknown key"),
-      zmq::str_buffer(""),
-      zmq::str_buffer("")};
-  zmq::send_multipart(authenticator_, reply);
 }
 
 void Daemon::Loop::Run() {
   spdlog::info("attuned {} listens at {}; store {}; policy {}", ATTUNE_VERSION, paths_.Endpoint(),
                paths_.Store().string(), chain_.Policy());
-  if (keys_)
+  if (!options_.listen.empty()) {
     spdlog::info("and at {} for trainers with the keys of {}", options_.listen,
                  paths_.Keys().string());
-  std::array<zmq::pollitem_t, 4> items = {
-      zmq::pollitem_t{router_.handle(), 0, ZMQ_POLLIN, 0},
-      zmq::pollitem_t{nullptr, doorbell_.Descriptor(), ZMQ_POLLIN, 0},
-      zmq::pollitem_t{remote_.handle(), 0, ZMQ_POLLIN, 0},
-      zmq::pollitem_t{authenticator_.handle(), 0, ZMQ_POLLIN, 0}};
+  }
   while (!stop_) {
     try {
-      zmq::poll(items, UntilDeadline());
-      if ((items[1].revents & ZMQ_POLLIN) != 0) doorbell_.Clear();
+      if (lines_.Wait(UntilDeadline(), doorbell_.Descriptor())) doorbell_.Clear();
       if (reload_asked_.exchange(false)) ReloadOptions();
       TakeSnapshot();
-      if ((items[3].revents & ZMQ_POLLIN) != 0) Authenticate();
-      if ((items[0].revents & ZMQ_POLLIN) != 0) Receive(router_, kLocal);
-      if ((items[2].revents & ZMQ_POLLIN) != 0) Receive(remote_, kRemote);
+      Receive();
       CloseOverdue();
       SendDue();
       LoseSilent();
@@ -282,25 +213,22 @@ void Daemon::Loop::Run() {
   spdlog::info("attuned stops");
 }
 
-void Daemon::Loop::Receive(zmq::socket_t& socket, char line) {
+void Daemon::Loop::Receive() {
   for (int i = 0; i < kMessagesPerTurn; ++i) {
-    std::vector<zmq::message_t> frames;
-    if (!zmq::recv_multipart(socket, std::back_inserter(frames), zmq::recv_flags::dontwait)) {
-      return;
+    const auto letter = lines_.Receive();
+    if (!letter) return;
+    if (letter->frames == 1) {
+      Handle(letter->peer, letter->frame);
+    } else {
+      Refuse(letter->peer, ErrorCode::kMalformed,
+             fmt::format("a message has one frame, not {}; see PROTOCOL.md", letter->frames));
     }
-    const std::string peer = line + frames.front().to_string();
-    if (frames.size() != 2) {
-      Refuse(peer, ErrorCode::kMalformed,
-             fmt::format("a message has one frame, not {}; see PROTOCOL.md", frames.size() - 1));
-      continue;
-    }
-    Handle(peer, frames[1]);
   }
 }
 
-void Daemon::Loop::Handle(const std::string& peer, const zmq::message_t& frame) {
+void Daemon::Loop::Handle(const std::string& peer, std::span<const std::byte> frame) {
   try {
-    Message message = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
+    Message message = Decode(frame);
     std::visit(
         [&](auto& content) {
           using Content = std::decay_t<decltype(content)>;
@@ -643,15 +571,6 @@ std::optional<Baseline> Daemon::Loop::RecordedBaseline(const JobSpec& spec) cons
     return std::nullopt;
   }
   return BaselineFrom(BaselineKind::kRecorded, windows.back().reading.profile);
-}
-
-void Daemon::Loop::Send(const std::string& peer, const Message& message) {
-  const std::string bytes = Encode(message);
-  const std::array<zmq::const_buffer, 2> frames = {zmq::buffer(peer.data() + 1, peer.size() - 1),
-                                                   zmq::buffer(bytes)};
-  // A peer that is gone or full loses the message: a trainer asks again, a command line gives up.
-  static_cast<void>(zmq::send_multipart(peer[0] == kLocal ? router_ : remote_, frames,
-                                        zmq::send_flags::dontwait));
 }
 
 void Daemon::Loop::Refuse(const std::string& peer, ErrorCode code, const std::string& text) {
