@@ -12,7 +12,7 @@ namespace {
 
 // It gives way to training, and rests this many times as long as it looked.
 constexpr int kNiceness = 10;
-constexpr int kRest = 9;
+constexpr int kRest = 19;
 
 }  // namespace
 

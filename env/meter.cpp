@@ -28,6 +28,10 @@ std::span<const float> ProfileOf(std::span<const float> profiles, std::size_t he
   return profiles.subspan(head * kProfileBins, kProfileBins);
 }
 
+void Accumulate(std::vector<float>& sums, float weight, std::span<const float> values) {
+  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += weight * values[i];
+}
+
 // Half of the Kullback–Leibler divergence of p to m; empty bins add nothing.
 double HalfDivergence(double p, double m) { return p > 0 ? 0.5 * p * std::log(p / m) : 0; }
 
@@ -91,17 +95,14 @@ void Meter::Add(const Observation& observation) {
   losses_.push_back(observation.loss);
   total_weight_ += w;
   attention_ += w * observation.attention_share;
+  const auto weight = static_cast<float>(w);
+  Accumulate(metrics_, weight, observation.metrics);  // inactive heads report zeros
+  Accumulate(profile_, weight, observation.profile);
   for (std::size_t head = 0; head < heads; ++head) {
     if (observation.active[head] == 0) continue;
-    weight_[head] += w;
-    for (std::size_t i = head * kMetrics; i < (head + 1) * kMetrics; ++i) {
-      metrics_[i] += w * observation.metrics[i];
-    }
-    for (std::size_t i = head * kProfileBins; i < (head + 1) * kProfileBins; ++i) {
-      profile_[i] += w * observation.profile[i];
-    }
-    difference_[head] +=
-        w * Difference(ProfileOf(observation.profile, head), ProfileOf(baseline_.profile, head));
+    weight_[head] += weight;
+    difference_[head] += weight * Difference(ProfileOf(observation.profile, head),
+                                             ProfileOf(baseline_.profile, head));
   }
 }
 

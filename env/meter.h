@@ -74,10 +74,10 @@ class Meter {
   std::vector<std::uint8_t> active_;  // [heads], in the last one
   std::vector<double> losses_;        // [observations]
   double total_weight_ = 0, attention_ = 0;
-  std::vector<double> weight_;      // [heads]
-  std::vector<double> metrics_;     // [heads × kMetrics]
-  std::vector<double> profile_;     // [heads × kProfileBins]
-  std::vector<double> difference_;  // [heads]
+  std::vector<float> weight_;      // [heads]
+  std::vector<float> metrics_;     // [heads × kMetrics]
+  std::vector<float> profile_;     // [heads × kProfileBins]
+  std::vector<float> difference_;  // [heads]
 };
 
 // Mean over the bins of |a − b| / b; both [kProfileBins], b above 0 in every bin.
