@@ -13,11 +13,9 @@ namespace attune {
 namespace {
 
 // A head is saturated when nearly all of its weight lies on single keys: a spread over a 7th of the
-// keys' logarithm (entropy / log n) and seven tenths on the top key. Heads that rest on the first
-// token do so by design (sinks) and are let off at half of their weight.
+// keys' logarithm (entropy / log n) and seven tenths on the top key. Sinks are let off.
 constexpr double kSaturatedEntropy = 0.15;
 constexpr double kSaturatedTopWeight = 0.7;
-constexpr double kSinkMass = 0.5;
 // A head is diffuse when its entropy is within 2% of uniform attention while the window's median
 // head has left that by a tenth; early in training all heads are uniform, which is no fault.
 constexpr double kDiffuseEntropy = 0.98;
@@ -113,7 +111,7 @@ double Excess(AnomalyKind kind, const Features& features, const Limits& limits) 
   switch (kind) {
     case AnomalyKind::kSaturated:
       if (features[kFeatureTopWeight] <= kSaturatedTopWeight ||
-          features[kFeatureFirstTokenMass] >= kSinkMass) {
+          features[kFeatureFirstTokenMass] >= kSinkFirstTokenMass) {
         return 0;
       }
       return kSaturatedEntropy - features[kFeatureEntropy];

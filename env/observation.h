@@ -29,6 +29,10 @@ inline constexpr std::array<std::string_view, kMetrics> kMetricNames = {
     "entropy",     "largest_logit", "top_weight", "first_token_mass",
     "output_norm", "importance",    "redundancy"};
 
+// A head that gives the first key at least this much of its weight is an attention sink
+// (2309.17453): it rests there by design, however sharp it looks.
+inline constexpr float kSinkFirstTokenMass = 0.5F;
+
 // A head's profile: the share of its attention that falls on each sixteenth of what the query sees.
 // Key j of a row that sees n keys, query at the end, lies at relative distance (n - 1 - j) / n, so
 // bin 0 is the nearest sixteenth and bin 15 holds the first token. Bins sum to 1. For sites that

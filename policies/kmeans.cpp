@@ -43,10 +43,8 @@
 namespace attune {
 namespace {
 
-// A saturated softmax has little gradient: it does not get well by itself. With the weight on the
-// first token it is a sink, which is normal.
+// A saturated softmax has little gradient: it does not get well by itself. A sink is normal.
 constexpr float kSaturatedEntropy = 0.15F;
-constexpr float kSinkFirstTokenMass = 0.5F;
 // On the way there: sharp is harmless unless logits this large drive it on.
 constexpr float kSharpEntropy = 0.30F;
 constexpr float kSharpLogit = 30.0F;
