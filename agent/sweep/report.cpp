@@ -148,11 +148,12 @@ Grid GroupGrid(const Results& results) {
   grid.head.insert(grid.head.end(), {"policy", "runs", results.spec.metric});
   if (twins) grid.head.insert(grid.head.end(), {"less the twin's", "compute to its result"});
   for (const Group& group : Ranked(results)) {
+    const auto value = Compute("value", results, group.selection);
+    if (!value) continue;  // still to be done, or without a result
     std::vector<std::string> row;
     for (const std::string& name : names) row.push_back(Word(group.run->parameters.at(name)));
-    const auto value = Compute("value", results, group.selection);
     row.push_back(group.run->policy);
-    row.push_back(value ? std::to_string(value->interval.count) : "0");
+    row.push_back(std::to_string(value->interval.count));
     row.push_back(Text(value));
     if (twins) {
       row.push_back(Text(Compute("difference", results, group.selection)));
