@@ -24,16 +24,9 @@ constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from dou
 constexpr std::array kSharpest = {0.0F, 0.0F, 1.0F, 4.0F, 16.0F};  // 0: scales are left alone
 constexpr double kGrowing = 0.4;         // of the plans, budget in compute
 constexpr double kGrowingInSteps = 0.4;  // the same, budget in steps
-// Of the plans: few heads that double again and again until all are there, scales as they are.
-// Drawn part by part that would hardly ever come up, and text is learned faster so than in any
-// other way that is known (`grow` in experiments/suites/heldout.toml).
-constexpr double kGrown = 0.4;
-constexpr std::array kFew = {0.0, 0.125, 0.125, 0.25};
-constexpr std::array kGrownFrom = {0.1, 0.25, 0.25, 0.4};
-constexpr std::array kGrownBy = {0.1, 0.15, 0.25, 0.25};
-constexpr double kSitesDiffer = 0.15;  // of the plans
-constexpr double kLeftAlone = 0.1;     // of the plans
-constexpr double kCooling = 0.6;       // of the plans
+constexpr double kSitesDiffer = 0.15;    // of the plans
+constexpr double kLeftAlone = 0.1;       // of the plans
+constexpr double kCooling = 0.6;         // of the plans
 // Early in a run heads attend almost evenly. One that does not by then was born too sharp, and the
 // sooner it is cooled the better.
 constexpr double kCoolingEnds = 0.15;
@@ -73,13 +66,6 @@ Plan PlanOf(const JobSpec& job) {
   };
   Plan plan;
   if (chance(kLeftAlone)) return plan;
-  if (chance(kGrown)) {
-    plan.share = plan.other_share = pick(kFew);
-    plan.growth_begins = pick(kGrownFrom);
-    plan.growth_pace = pick(kGrownBy);
-    plan.cooling = chance(kCooling);
-    return plan;
-  }
   const bool in_steps = job.budget.kind == BudgetKind::kSteps;
   plan.share = pick(kShares);
   plan.other_share = chance(kSitesDiffer) ? pick(kShares) : plan.share;
