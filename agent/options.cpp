@@ -57,7 +57,8 @@ const std::vector<Knob>& Table() {
        2,
        10000,
        {},
-       "equal slices of a job's budget; a decision is due at the end of each"},
+       "equal slices of a job's budget, the first cut in three; a decision is due at the end of "
+       "each"},
       {"freeze",
        &Options::freeze,
        "share of the budget",

@@ -111,7 +111,12 @@ Emission Tracker::Resume(const Hello& hello) {
 }
 
 double Tracker::UntunedWindowCompute() const {
-  return readings_.empty() ? 0.0 : CostOf(readings_.front()).compute_seconds;
+  if (readings_.empty()) return 0;
+  const WindowReading& first = readings_.front();
+  const Budget& budget = record_.spec.budget;
+  const double share = Progress(budget, first.last_step, first.end_compute) -
+                       Progress(budget, first.first_step - 1, first.start_compute);
+  return share > 0 ? CostOf(first).compute_seconds / share / options_.windows : 0;
 }
 
 // The reward of the last trial: what came behind the reading that it was decided on.
@@ -152,8 +157,7 @@ Trial Tracker::Look(std::uint32_t window) const {
   trial.step = now.last_step;
   trial.loss = now.loss;
   trial.imbalance = now.imbalance;
-  trial.state = MakeState(record_.spec, setting_, now, Before(), readings_.front(),
-                          static_cast<std::size_t>(options_.windows));
+  trial.state = MakeState(record_.spec, setting_, now, Before(), readings_.front());
   trial.mask = OpenChoices();
   trial.setting = setting_;
   return trial;
@@ -305,8 +309,7 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   Emission emission;
   const double progress =
       Progress(record_.spec.budget, observation.step, observation.compute_seconds);
-  const auto windows = static_cast<std::uint32_t>(options_.windows);
-  const auto full = std::min(windows, static_cast<std::uint32_t>(progress * windows));
+  const std::uint32_t full = FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
   if (first && full > 0) {
     // The job was under way before anybody listened: its windows begin here.
     meter_ = Meter(meter_.Base(), observation.step, observation.compute_seconds);
@@ -320,7 +323,7 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   const bool answered = !asked_;
   Withdraw("no answer before the next window had closed", emission);
   CloseWindow(window, emission);
-  if (full == windows) return emission;  // nothing is left to decide
+  if (progress >= 1) return emission;  // nothing is left to decide
   Trial trial = Look(window);
   trial.id = ++trial_id;
   Decide(std::move(trial), progress, answered, chain, emission);
@@ -424,8 +427,7 @@ Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
   trial.state.site_offsets = site_offsets_;
   trial.state.tokens.assign(topology.Heads() * kTokenFeatures, 0.0F);
   if (!readings_.empty()) {
-    trial.state = MakeState(record_.spec, setting_, readings_.back(), nullptr, readings_.front(),
-                            static_cast<std::size_t>(options_.windows));
+    trial.state = MakeState(record_.spec, setting_, readings_.back(), nullptr, readings_.front());
   }
   trial.mask = MaskOf(topology, setting_);
   trial.setting = std::move(setting);

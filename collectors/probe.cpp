@@ -30,6 +30,9 @@ constexpr int kQueuedMessages = 32;
 constexpr int kReconnectMilliseconds = 100;
 constexpr int kReconnectMaxMilliseconds = 5000;
 constexpr std::uint32_t kMeasureEveryAtFirst = 8;
+// All of a job's first steps are measured: what is decided early pays all along.
+constexpr std::uint64_t kFirstSteps = 16;
+
 constexpr Seconds kHeartbeatAtFirst{5.0};
 constexpr double kMaxHeartbeatSeconds = 3600;
 // Heartbeats of silence after which the daemon counts as gone.
@@ -40,6 +43,10 @@ constexpr int kMessagesPerPoll = 64;
 constexpr std::size_t kMaxUnsentReplies = 64;
 // Names tried for a log before it is given up: KEY.attune, KEY.2.attune, …
 constexpr int kMaxLogs = 10000;
+
+bool IsDue(std::uint64_t step, std::uint32_t measure_every) {
+  return step > 0 && (step <= kFirstSteps || step % measure_every == 0);
+}
 
 void RequireFaultless(const Hello& hello) {
   auto fault = FindFault(hello.job);
@@ -382,8 +389,8 @@ Probe::~Probe() {
 }
 
 bool Probe::Due(std::uint64_t step) const {
-  if (log_) return log_->descriptor >= 0 && step % kMeasureEveryAtFirst == 0;
-  return line_ && !line_->closed && step % line_->measure_every == 0;
+  if (log_) return log_->descriptor >= 0 && IsDue(step, kMeasureEveryAtFirst);
+  return line_ && !line_->closed && IsDue(step, line_->measure_every);
 }
 
 void Probe::Observe(Observation observation) {

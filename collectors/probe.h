@@ -43,9 +43,9 @@ class Probe {
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
 
-  // Whether this step is one to measure: every Welcome::measure_every steps (8 until the daemon's
-  // answer). False when there is no endpoint, after Finish, and once the daemon has turned the job
-  // away.
+  // Whether this step is one to measure: the first 16, and every Welcome::measure_every steps (8
+  // until the daemon's answer). False when there is no endpoint, after Finish, and once the daemon
+  // has turned the job away.
   [[nodiscard]] bool Due(std::uint64_t step) const;
 
   // Sends an observation, or drops and counts it; offline, hands it to the kernel's page cache.

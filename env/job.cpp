@@ -12,6 +12,12 @@ double Progress(const Budget& budget, std::uint64_t step, double compute_seconds
   return std::clamp(used / budget.amount, 0.0, 1.0);
 }
 
+std::uint32_t FullWindows(double progress, std::uint32_t windows) {
+  const double full = progress * windows;
+  if (full >= 1) return static_cast<std::uint32_t>(full) + 2;
+  return full >= 0.5 ? 2 : full >= 0.25 ? 1 : 0;
+}
+
 std::string_view Name(Outcome outcome) {
   switch (outcome) {
     case Outcome::kRunning:

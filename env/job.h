@@ -27,6 +27,10 @@ struct Budget {
 // Share of the budget that is used up, clamped to [0, 1].
 [[nodiscard]] double Progress(const Budget& budget, std::uint64_t step, double compute_seconds);
 
+// How many windows are over at this share of the budget: `windows` equal ones, of which the first
+// is cut at a quarter and a half of it. What is decided before anything is learned pays all along.
+[[nodiscard]] std::uint32_t FullWindows(double progress, std::uint32_t windows);
+
 struct JobSpec {
   std::string key;   // names the run for reconnecting, unique; a name (FindNameFault)
   std::string name;  // for people; a name too

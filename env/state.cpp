@@ -36,14 +36,17 @@ double StepCost(const WindowReading& now, const WindowReading& first) {
 constexpr std::size_t kJobFeatures = 9;
 std::array<double, kJobFeatures> JobFeatures(const JobSpec& spec, const WindowReading& now,
                                              const WindowReading* before,
-                                             const WindowReading& first, std::size_t windows) {
+                                             const WindowReading& first) {
   // A first loss of 0 leaves no measure for what follows; losses are then taken as they are.
   const double unit = first.loss > 0 ? first.loss : 1;
   const double drop = before != nullptr ? before->loss - now.loss : 0;
   const double progress = Progress(spec.budget, now.last_step, now.end_compute);
+  const double passed =
+      before != nullptr ? progress - Progress(spec.budget, before->last_step, before->end_compute)
+                        : 0;
   return {progress,
           now.loss / unit,
-          drop / unit * static_cast<double>(windows) / 2,
+          passed > 0 ? drop / unit / passed / 2 : 0,
           now.attention_share,
           StepCost(now, first),
           spec.learning_rate > 0 ? std::log10(spec.learning_rate) / 4 : 0,
@@ -74,7 +77,7 @@ void RequireHeads(std::size_t size, std::size_t heads, const char* what) {
 }  // namespace
 
 State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading& now,
-                const WindowReading* before, const WindowReading& first, std::size_t windows) {
+                const WindowReading* before, const WindowReading& first) {
   const std::vector<Site>& sites = spec.topology.sites;
   State state;
   state.site_offsets = spec.topology.SiteOffsets();
@@ -83,7 +86,7 @@ State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading
   RequireHeads(now.active.size(), heads, "the window");
   if (before != nullptr) RequireHeads(before->active.size(), heads, "the window before");
 
-  const auto job = JobFeatures(spec, now, before, first, windows);
+  const auto job = JobFeatures(spec, now, before, first);
   state.tokens.reserve(heads * kTokenFeatures);
   for (std::size_t s = 0; s < sites.size(); ++s) {
     const Site& site = sites[s];

@@ -28,20 +28,20 @@ inline constexpr std::array kTokenFeatureNames = {
     std::string_view{"entropy_change"},      // since the window before
     std::string_view{"output_norm_change"},  // of the feature above
     std::string_view{"redundancy_change"},
-    std::string_view{"active"},             // 0 or 1
-    std::string_view{"scale"},              // log(scale) / log(16)
-    std::string_view{"active_share"},       // of the site's heads
-    std::string_view{"site_heads"},         // log2(heads) / 4
-    std::string_view{"depth"},              // of the site in the model, [0, 1]
-    std::string_view{"context"},            // log2(context) / 12
-    std::string_view{"head_width"},         // log2(head width) / 8
-    std::string_view{"cross"},              // 1 for cross-attention
-    std::string_view{"progress"},           // of the job's budget, [0, 1]
-    std::string_view{"loss"},               // loss / first window's loss
-    std::string_view{"loss_slope"},         // drop in this window / first loss × windows / 2
-    std::string_view{"attention_share"},    // of the step time
-    std::string_view{"step_cost"},          // log2(seconds per step / first window's)
-    std::string_view{"learning_rate"},      // log10(rate) / 4, 0 when unknown
+    std::string_view{"active"},           // 0 or 1
+    std::string_view{"scale"},            // log(scale) / log(16)
+    std::string_view{"active_share"},     // of the site's heads
+    std::string_view{"site_heads"},       // log2(heads) / 4
+    std::string_view{"depth"},            // of the site in the model, [0, 1]
+    std::string_view{"context"},          // log2(context) / 12
+    std::string_view{"head_width"},       // log2(head width) / 8
+    std::string_view{"cross"},            // 1 for cross-attention
+    std::string_view{"progress"},         // of the job's budget, [0, 1]
+    std::string_view{"loss"},             // loss / first window's loss
+    std::string_view{"loss_slope"},       // drop in this window / first loss / 2 / its budget share
+    std::string_view{"attention_share"},  // of the step time
+    std::string_view{"step_cost"},        // log2(seconds per step / first window's)
+    std::string_view{"learning_rate"},    // log10(rate) / 4, 0 when unknown
     std::string_view{"budget_in_compute"},  // 1: budget in compute, 0: in steps
     std::string_view{"budget_steps"},       // log10(steps that the budget will hold) / 4
     std::string_view{"first_loss"},  // log(first window's loss) / 2: how much there is to learn
@@ -60,9 +60,8 @@ struct State {
 };
 
 // `first` is the job's first window (it may be `now` itself), `before` the window before `now` or
-// null, `windows` the number of windows in the job's budget.
+// null.
 [[nodiscard]] State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading& now,
-                              const WindowReading* before, const WindowReading& first,
-                              std::size_t windows);
+                              const WindowReading* before, const WindowReading& first);
 
 }  // namespace attune

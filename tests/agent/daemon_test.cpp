@@ -234,7 +234,7 @@ TEST_CASE("a job is welcomed, tuned by hand, and its history is in the store whe
   REQUIRE(job);
   CHECK(job->outcome == Outcome::kFinished);
   CHECK(job->validation_loss == 4.0);
-  CHECK(job->trials == 3);  // two windows and one by hand
+  CHECK(job->trials == 5);  // four windows and one by hand
   const auto trial = store.Trials(1, 1).front();
   CHECK(trial.status == AckStatus::kApplied);
   CHECK(trial.ack_step == 21);
@@ -320,7 +320,7 @@ TEST_CASE("a job goes on with the next daemon after the first has died") {
   trainer.Say(Bye{Outcome::kFinished, 20, 20.0, std::nullopt});
   trainer.Say(hello);
   CHECK(trainer.Hear<Error>().code == ErrorCode::kContradiction);  // that run is over
-  CHECK(second.History().FindJob(1)->trials == 2);
+  CHECK(second.History().FindJob(1)->trials == 4);
 }
 
 TEST_CASE("a second daemon of the same state directory is refused") {
@@ -336,7 +336,13 @@ TEST_CASE("a second daemon of the same state directory is refused") {
 void FillWindow(Trainer& trainer, const Hello& hello) {
   trainer.Say(hello);
   static_cast<void>(trainer.Hear<Welcome>());
-  for (std::uint64_t step = 1; step <= 10; ++step) {
+  for (std::uint64_t step = 1; step <= 3; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+}
+
+void FillSecondWindow(Trainer& trainer, const Hello& hello) {
+  for (std::uint64_t step = 4; step <= 5; ++step) {
     trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
   }
 }
@@ -420,9 +426,7 @@ TEST_CASE("a policy server that is late is not waited for, and is asked again on
   const auto status = std::get<Status>(daemon.Ask(StatusRequest{}));
   CHECK(status.late_answers == 1);
   CHECK(status.external == "slow");
-  for (std::uint64_t step = 11; step <= 20; ++step) {
-    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
-  }
+  FillSecondWindow(trainer, hello);
   CHECK(server.Hear<Question>().window == 1);
 }
 
@@ -437,9 +441,7 @@ TEST_CASE("a job goes on when its policy server has died") {
   Trainer trainer(daemon.Endpoint());
   FillWindow(trainer, hello);
   while (!daemon.History().FindTrial(1)) std::this_thread::yield();
-  for (std::uint64_t step = 11; step <= 20; ++step) {
-    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
-  }
+  FillSecondWindow(trainer, hello);
   while (!daemon.History().FindTrial(2)) std::this_thread::yield();
   CHECK_THAT(daemon.History().FindTrial(1)->why, Contains("no answer in time"));
   CHECK_THAT(daemon.History().FindTrial(2)->why, Contains("no policy server can be asked"));

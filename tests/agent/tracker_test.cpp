@@ -19,6 +19,10 @@ Options TenWindows() {
   return options;
 }
 
+// The step at which the first of those windows is over: they are ten steps each, but the first is
+// cut at a quarter and a half.
+constexpr std::uint64_t kFirstEnd = 3;
+
 // A tracker with its chain and counter, and everything it emitted.
 struct Bench {
   explicit Bench(const Options& options = TenWindows())
@@ -47,15 +51,18 @@ struct Bench {
   std::vector<Record> records;
 };
 
-TEST_CASE("a window of the budget makes one trial at its end") {
+TEST_CASE("a window of the budget makes one trial at its end, and the first is cut in three") {
   Bench bench;
   for (std::uint64_t step = 1; step <= 30; ++step) bench.Step(step, 5.0);
   const auto trials = bench.Of<Trial>();
-  REQUIRE(trials.size() == 3);
+  REQUIRE(trials.size() == 5);
   CHECK(trials[0].id == 1);
-  CHECK(trials[0].step == 10);
+  CHECK(trials[0].step == 3);
   CHECK(trials[0].window == 0);
-  CHECK(trials[2].step == 30);
+  CHECK(trials[1].step == 5);
+  CHECK(trials[2].step == 10);
+  CHECK(trials[3].step == 20);
+  CHECK(trials[4].step == 30);
   CHECK(trials[0].decider == "keep");
   CHECK(trials[0].acknowledgement.status == AckStatus::kNone);
 }
@@ -68,11 +75,11 @@ TEST_CASE("rewards of a job sum to its first loss less its validation loss") {
 
   std::map<std::uint64_t, double> rewards;  // the last one said counts
   for (const auto& record : bench.Of<RewardRecord>()) rewards[record.trial] = record.reward;
-  CHECK(rewards.size() == 9);  // nothing is decided at the end of the last of ten windows
+  CHECK(rewards.size() == 11);  // nothing is decided at the end of the last of twelve windows
   double sum = 0;
   for (const auto& [trial, reward] : rewards) sum += reward;
   const auto windows = bench.Of<ObservationRecord>();
-  REQUIRE(windows.size() == 10);
+  REQUIRE(windows.size() == 12);
   CHECK(sum == Approx(windows.front().reading.loss - 3.5));
   const auto job = bench.Of<JobRecord>().back();
   CHECK(job.outcome == Outcome::kFinished);
@@ -144,7 +151,7 @@ TEST_CASE("choices that the governor cut are in force but nobody's to learn from
   options.policy = "random";
   options.change_budget = 0;  // one head
   Bench bench(options);
-  for (std::uint64_t step = 1; step <= 10; ++step) bench.Step(step, 5.0);
+  for (std::uint64_t step = 1; step <= kFirstEnd; ++step) bench.Step(step, 5.0);
   const Trial trial = bench.Of<Trial>().at(0);
   CHECK_THAT(trial.why, Contains("change budget"));
   CHECK_FALSE(trial.action);
@@ -161,8 +168,8 @@ Options External() {
 struct Asked : Bench {
   Asked() : Bench(External()) {
     chain.SetServed(true);
-    for (std::uint64_t step = 1; step < 10; ++step) Step(step, 5.0);
-    question = Step(10, 5.0).question;
+    for (std::uint64_t step = 1; step < kFirstEnd; ++step) Step(step, 5.0);
+    question = Step(kFirstEnd, 5.0).question;
     REQUIRE(question);
   }
   // The trial that the question ended in.
@@ -180,13 +187,13 @@ TEST_CASE("a policy server is asked at a window's end, and the job goes on until
   Asked asked;
   CHECK(asked.question->id == 1);
   CHECK(asked.question->window == 0);
-  CHECK(asked.question->step == 10);
-  CHECK(asked.question->progress == Approx(0.1));
+  CHECK(asked.question->step == kFirstEnd);
+  CHECK(asked.question->progress == Approx(0.03));
   CHECK(asked.question->deadline_seconds == External().external_deadline);
   CHECK(asked.question->tokens.size() == 8 * kTokenFeatures);
   CHECK(asked.question->mask == MaskOf(asked.question->topology, asked.setting));
   CHECK(asked.Of<Trial>().empty());
-  CHECK(asked.Step(11, 5.0).records.empty());
+  CHECK(asked.Step(kFirstEnd + 1, 5.0).records.empty());
 
   Action action = Action::Keep(8, 2);
   action.count[1] = CountChange::kHalve;
@@ -205,7 +212,7 @@ TEST_CASE("a policy server is asked at a window's end, and the job goes on until
 
 TEST_CASE("where no policy server can be asked those behind it decide at once") {
   Bench bench(External());
-  for (std::uint64_t step = 1; step <= 10; ++step) bench.Step(step, 5.0);
+  for (std::uint64_t step = 1; step <= kFirstEnd; ++step) bench.Step(step, 5.0);
   const Trial trial = bench.Of<Trial>().at(0);
   CHECK(trial.decider == "kmeans");
   CHECK_THAT(trial.why, Contains("external: no policy server can be asked; network: none"));
@@ -215,7 +222,7 @@ TEST_CASE("a question without an answer is decided by those behind the policy se
   Asked asked;
   const Trial trial = asked.Conclude(Decline{"no answer in time"});
   CHECK(trial.decider == "kmeans");
-  CHECK(trial.step == 10);
+  CHECK(trial.step == kFirstEnd);
   CHECK_THAT(trial.why, Contains("external: no answer in time"));
   CHECK(asked.tracker.Conclude(1, Decision{}, asked.chain).records.empty());  // too late
 }
@@ -245,8 +252,8 @@ TEST_CASE("answers that cannot be used are told by what is wrong") {
 
 TEST_CASE("the window behind an unanswered question is not asked about, the one behind that is") {
   Asked asked;
-  for (std::uint64_t step = 11; step < 20; ++step) asked.Step(step, 5.0);
-  CHECK_FALSE(asked.Step(20, 5.0).question);
+  asked.Step(4, 5.0);
+  CHECK_FALSE(asked.Step(5, 5.0).question);
   const auto trials = asked.Of<Trial>();
   REQUIRE(trials.size() == 2);
   CHECK(trials[0].window == 0);
@@ -257,7 +264,7 @@ TEST_CASE("the window behind an unanswered question is not asked about, the one 
   CHECK(asked.Of<RewardRecord>().front().trial == 1);  // the kept window earns what it did
   CHECK_FALSE(asked.tracker.IsOpen(1));
   std::optional<Question> next;
-  for (std::uint64_t step = 21; step <= 30; ++step) next = asked.Step(step, 5.0).question;
+  for (std::uint64_t step = 6; step <= 10; ++step) next = asked.Step(step, 5.0).question;
   CHECK(next);
 }
 
@@ -276,7 +283,7 @@ TEST_CASE("a question is over when a person, the trainer or the job's end was fi
     records = asked.tracker.Resume(hello).records;
   }
   SECTION("the job ends") {
-    records = asked.tracker.Take(Bye{Outcome::kFinished, 10, 10.0, 4.0}, 1.0).records;
+    records = asked.tracker.Take(Bye{Outcome::kFinished, kFirstEnd, 3.0, 4.0}, 1.0).records;
   }
   const auto& trial = std::get<Trial>(records.at(0));
   CHECK(trial.id == 1);
@@ -289,7 +296,9 @@ TEST_CASE("the governor stands above a policy server") {
   options.freeze = 1;
   Bench bench(options);
   bench.chain.SetServed(true);
-  for (std::uint64_t step = 1; step <= 10; ++step) CHECK_FALSE(bench.Step(step, 5.0).question);
+  for (std::uint64_t step = 1; step <= kFirstEnd; ++step) {
+    CHECK_FALSE(bench.Step(step, 5.0).question);
+  }
   CHECK_THAT(bench.Of<Trial>().at(0).why, Contains("frozen"));
 }
 
@@ -330,7 +339,7 @@ TEST_CASE("a job picked up by another daemon goes on in the window where it stoo
   const auto past = before.Of<ObservationRecord>();
   Chain chain("keep");
   Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
-  std::uint64_t trial_id = 3;
+  std::uint64_t trial_id = 5;
   std::vector<Trial> trials;
   for (std::uint64_t step = 36; step <= 40; ++step) {
     const Emission emission =
@@ -340,8 +349,8 @@ TEST_CASE("a job picked up by another daemon goes on in the window where it stoo
     }
   }
   REQUIRE(trials.size() == 1);
-  CHECK(trials[0].window == 3);
-  CHECK(trials[0].id == 4);
+  CHECK(trials[0].window == 5);
+  CHECK(trials[0].id == 6);
 }
 
 TEST_CASE("a job that was under way before anybody listened begins in the window where it is") {
@@ -349,8 +358,8 @@ TEST_CASE("a job that was under way before anybody listened begins in the window
   for (std::uint64_t step = 55; step <= 70; ++step) bench.Step(step, 5.0);
   const auto trials = bench.Of<Trial>();
   REQUIRE(trials.size() == 2);
-  CHECK(trials[0].window == 5);
-  CHECK(trials[1].window == 6);
+  CHECK(trials[0].window == 7);
+  CHECK(trials[1].window == 8);
   CHECK(bench.Of<ObservationRecord>()[0].reading.start_compute == 55.0);
 }
 

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -74,7 +75,7 @@ Observation TestObservation(std::uint64_t step) {
   return observation;
 }
 
-// The log of a run of 32 steps, each eighth measured.
+// The log of a run of 32 steps: the first 16 are measured, then each eighth.
 fs::path WriteLog(const fs::path& folder, const std::string& key, bool finish = true) {
   ProbeOptions options;
   options.directory = folder;
@@ -100,7 +101,7 @@ TEST_CASE("an imported log is a job with its windows metered, once however often
   const Result first = work.Attune({"import", log.string()});
   CAPTURE(first.out, first.err);
   REQUIRE(first.status == 0);
-  CHECK_THAT(first.out, Contains("finished at step 32, 4 observations: a new job, 1 trials"));
+  CHECK_THAT(first.out, Contains("finished at step 32, 18 observations: a new job, 3 trials"));
   CHECK(first.err.empty());
 
   const auto check = [&] {
@@ -115,13 +116,15 @@ TEST_CASE("an imported log is a job with its windows metered, once however often
     CHECK(job.validation_loss == 0.75);
     CHECK(job.ended >= job.started);
     const auto windows = store.Observations(job.id);
-    REQUIRE(windows.size() == 2);
-    for (std::size_t i = 0; i < 2; ++i) {
+    constexpr std::array<std::uint64_t, 5> kEnds = {0, 4, 8, 16, 32};
+    constexpr std::array<std::uint64_t, 4> kObservations = {4, 4, 8, 2};
+    REQUIRE(windows.size() == kObservations.size());
+    for (std::size_t i = 0; i < windows.size(); ++i) {
       const WindowReading& reading = windows[i].reading;
-      CHECK(reading.first_step == 16 * i + 1);
-      CHECK(reading.last_step == 16 * i + 16);
-      CHECK(reading.observations == 2);
-      CHECK(reading.end_compute == 8.0 * static_cast<double>(i + 1));
+      CHECK(reading.first_step == kEnds[i] + 1);
+      CHECK(reading.last_step == kEnds[i + 1]);
+      CHECK(reading.observations == kObservations[i]);
+      CHECK(reading.end_compute == 0.5 * static_cast<double>(kEnds[i + 1]));
       CHECK(reading.attention_share == Approx(0.25));
       // |a - b| / b with b = 1/16: head 1 has |1/2 - b| / b = 7 once and |1/30 - b| / b = 7/15
       // fifteen times, so 14/16 in the mean; the imbalance is the mean of that and head 0's zero.
@@ -130,11 +133,13 @@ TEST_CASE("an imported log is a job with its windows metered, once however often
       CHECK(reading.imbalance == Approx(0.4375));
     }
     const auto trials = store.Trials(0, 10);
-    REQUIRE(trials.size() == 1);
-    CHECK(trials[0].decider == "keep");
-    CHECK(trials[0].window == 0);
-    CHECK(trials[0].status == AckStatus::kNone);
-    CHECK(trials[0].reward.has_value());
+    REQUIRE(trials.size() == 3);
+    for (std::size_t i = 0; i < trials.size(); ++i) {
+      CHECK(trials[i].decider == "keep");
+      CHECK(trials[i].window == 2 - i);  // the newest first
+      CHECK(trials[i].status == AckStatus::kNone);
+      CHECK(trials[i].reward.has_value());
+    }
   };
   check();
   const Result again = work.Attune({"import", log.string(), log.string()});
@@ -180,8 +185,8 @@ TEST_CASE(
   const Store store(work.Store(), Store::Mode::kReadOnly);
   REQUIRE(store.Jobs(10).size() == 1);
   CHECK(store.Jobs(1)[0].outcome == Outcome::kFinished);
-  CHECK(store.Observations(1).size() == 3);
-  CHECK(store.Trials(0, 10).size() == 2);
+  CHECK(store.Observations(1).size() == 5);
+  CHECK(store.Trials(0, 10).size() == 4);
 }
 
 TEST_CASE("what is no log is refused by one line, and no history is begun for it") {

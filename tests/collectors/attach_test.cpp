@@ -143,8 +143,9 @@ TEST_CASE("a trainer introduces its sites, reports measured steps and says how i
 
   daemon.Say(Welcome{1, 3, 10});
   const auto seen = run.Hear<Observation>(daemon);
-  const auto observation = run.Hear<Observation>(daemon);
+  auto observation = run.Hear<Observation>(daemon);
   CHECK(observation.step > seen.step);
+  while (observation.step <= 16) observation = run.Hear<Observation>(daemon);
   CHECK(observation.step % 3 == 0);
   CHECK_FALSE(FindFault(observation, hello.job.topology));
   CHECK(observation.active == std::vector<std::uint8_t>(6, 1));

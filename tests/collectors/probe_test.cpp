@@ -145,11 +145,12 @@ struct Pair {
     return std::get<T>(*message);
   }
 
-  // Hello and Welcome. A trainer that was welcomed measures every `measure_every` steps.
+  // Hello and Welcome. A trainer that was welcomed measures its first 16 steps and every
+  // `measure_every`-th.
   Hello Greet(std::uint32_t measure_every = 3, double heartbeat_seconds = 30) {
     const auto hello = Next<Hello>();
     router->Send(Welcome{1, measure_every, heartbeat_seconds});
-    PollUntil([&] { return probe.Due(measure_every) && !probe.Due(measure_every + 1); });
+    PollUntil([&] { return probe.Due(17 * measure_every) && !probe.Due(17 * measure_every + 1); });
     return hello;
   }
 
@@ -191,15 +192,19 @@ TEST_CASE("an endpoint, a job or a setting that cannot be used is refused at onc
 
 TEST_CASE("a trainer introduces itself and learns how often to measure") {
   Pair pair;
-  CHECK(pair.probe.Due(8));
-  CHECK_FALSE(pair.probe.Due(3));
+  CHECK_FALSE(pair.probe.Due(0));
+  CHECK(pair.probe.Due(1));
+  CHECK(pair.probe.Due(16));
+  CHECK_FALSE(pair.probe.Due(18));
+  CHECK(pair.probe.Due(24));
   const Hello hello = pair.Greet(3);
   CHECK(hello.job == TestJob());
   CHECK(hello.setting == Scaled(1));
   CHECK(hello.step == 1);
   CHECK(hello.action == 0);
-  CHECK(pair.probe.Due(6));
-  CHECK_FALSE(pair.probe.Due(8));
+  CHECK(pair.probe.Due(16));
+  CHECK(pair.probe.Due(18));
+  CHECK_FALSE(pair.probe.Due(24 + 1));
 }
 
 TEST_CASE("a Welcome without sense is not followed, and the trainer is told") {
@@ -589,8 +594,9 @@ TEST_CASE("an offline probe writes its messages to a log of its own") {
   {
     Probe probe(Offline(path.parent_path()), TestJob(), Scaled(1));
     CHECK(probe.LogPath() == path);
-    CHECK_FALSE(probe.Due(7));
-    CHECK(probe.Due(8));
+    CHECK(probe.Due(16));
+    CHECK_FALSE(probe.Due(17));
+    CHECK(probe.Due(24));
     probe.Observe(TestObservation(8));
     CHECK_FALSE(probe.Poll(8));
     // Nothing waits in the trainer: what a killed one has written is there.

@@ -19,6 +19,17 @@ TEST_CASE("progress is the used share of the budget in its own unit, at most all
   CHECK(Progress(compute, 0, 81) == 1);
 }
 
+TEST_CASE("windows are equal, but for the first, which is cut at a quarter and a half") {
+  CHECK(FullWindows(0, 40) == 0);
+  CHECK(FullWindows(0.249 / 40, 40) == 0);
+  CHECK(FullWindows(0.25 / 40, 40) == 1);
+  CHECK(FullWindows(0.5 / 40, 40) == 2);
+  CHECK(FullWindows(0.999 / 40, 40) == 2);
+  CHECK(FullWindows(1.0 / 40, 40) == 3);
+  CHECK(FullWindows(2.0 / 40, 40) == 4);
+  CHECK(FullWindows(1, 40) == 42);
+}
+
 TEST_CASE("an introduction is refused with the field that is at fault") {
   const auto fault_after = [](auto change) {
     JobSpec spec = ExampleSpec();

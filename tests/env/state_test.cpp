@@ -49,7 +49,7 @@ TEST_CASE("every feature of a token has its closed form") {
   Setting setting = Setting::Neutral(6);
   setting.scale[1] = 4;
   setting.active[0] = 0;
-  const State state = MakeState(spec, setting, now, &first, first, 10);
+  const State state = MakeState(spec, setting, now, &first, first);
 
   CHECK(state.site_offsets == std::vector<std::uint32_t>{0, 4, 6});
   CHECK(state.Sites() == 2);
@@ -57,6 +57,7 @@ TEST_CASE("every feature of a token has its closed form") {
   REQUIRE(state.tokens.size() == 6 * kTokenFeatures);
 
   const double part = 2.0 / 7;  // head 1 of ExampleObservation
+  const double before = Progress(spec.budget, first.last_step, first.end_compute);
   CHECK(Feature(state, 1, "entropy") == Approx(part + 0.1));
   CHECK(Feature(state, 1, "largest_logit") == Approx(std::tanh(3 * part / 20)));
   CHECK(Feature(state, 1, "top_weight") == Approx(1 - part));
@@ -85,7 +86,7 @@ TEST_CASE("every feature of a token has its closed form") {
   for (std::size_t head = 0; head < 6; ++head) {
     CHECK(Feature(state, head, "progress") == Approx(0.4));
     CHECK(Feature(state, head, "loss") == Approx(0.75));
-    CHECK(Feature(state, head, "loss_slope") == Approx(0.5 / 2 * 10 / 2));
+    CHECK(Feature(state, head, "loss_slope") == Approx(0.5 / 2 / (0.4 - before) / 2));
     CHECK(Feature(state, head, "attention_share") == 0.25F);
     CHECK(Feature(state, head, "step_cost") == Approx(2));  // 0.4 s a step against 0.1 s
     CHECK(Feature(state, head, "learning_rate") == Approx(-0.75));
@@ -97,7 +98,7 @@ TEST_CASE("every feature of a token has its closed form") {
 TEST_CASE("the first window has no changes and no slope") {
   const JobSpec spec = ExampleSpec();
   const WindowReading first = Read(ExampleObservation(spec.topology));
-  const State state = MakeState(spec, Setting::Neutral(6), first, nullptr, first, 10);
+  const State state = MakeState(spec, Setting::Neutral(6), first, nullptr, first);
   for (std::size_t head = 0; head < 6; ++head) {
     for (const std::string_view name :
          {"entropy_change", "output_norm_change", "redundancy_change", "loss_slope", "step_cost"}) {
@@ -113,7 +114,7 @@ TEST_CASE("a head that was switched shows no change") {
   SetInactive(before, 2);
   const WindowReading first = Read(before);
   const WindowReading now = Read(ExampleObservation(spec.topology));
-  const State state = MakeState(spec, Setting::Neutral(6), now, &first, first, 10);
+  const State state = MakeState(spec, Setting::Neutral(6), now, &first, first);
   CHECK(Feature(state, 2, "entropy") > 0);
   CHECK(Feature(state, 2, "entropy_change") == 0);
   CHECK(Feature(state, 2, "output_norm_change") == 0);
@@ -126,7 +127,7 @@ TEST_CASE("tokens move with the heads of their site") {
   Setting setting = Setting::Neutral(6);
   setting.scale = {1, 2, 3, 4, 5, 6};
   const WindowReading reading = Read(observation);
-  const State state = MakeState(spec, setting, reading, nullptr, reading, 10);
+  const State state = MakeState(spec, setting, reading, nullptr, reading);
 
   // Heads 0 and 3 of the first site change places.
   std::swap(setting.scale[0], setting.scale[3]);
@@ -135,7 +136,7 @@ TEST_CASE("tokens move with the heads of their site") {
   std::swap_ranges(observation.profile.begin(), observation.profile.begin() + kProfileBins,
                    observation.profile.begin() + 3 * kProfileBins);
   const WindowReading swapped_reading = Read(observation);
-  const State swapped = MakeState(spec, setting, swapped_reading, nullptr, swapped_reading, 10);
+  const State swapped = MakeState(spec, setting, swapped_reading, nullptr, swapped_reading);
   const std::vector<std::size_t> place = {3, 1, 2, 0, 4, 5};
   for (std::size_t head = 0; head < 6; ++head) {
     const auto a = Token(state, place[head]);
@@ -158,15 +159,16 @@ TEST_CASE("features stay finite and within 4 whatever the job reports") {
   observation.metrics[static_cast<int>(Metric::kOutputNorm)] = 3e38F;
   SetInactive(observation, 5);
   observation.loss = 1e300;
-  const WindowReading first = Read(ExampleObservation(spec.topology));
+  WindowReading first = Read(ExampleObservation(spec.topology));
+  first.last_step = 0;
   WindowReading zero = first;
   zero.loss = 0;
   zero.end_compute = zero.start_compute;
   const WindowReading now = Read(observation);
   Setting setting = Setting::Neutral(6);
   setting.active[5] = 0;
-  for (const WindowReading* start : {&first, static_cast<const WindowReading*>(&zero)}) {
-    const State state = MakeState(spec, setting, now, start, *start, 100000);
+  for (const WindowReading& start : {first, zero}) {
+    const State state = MakeState(spec, setting, now, &start, start);
     for (const float feature : state.tokens) {
       CHECK(std::isfinite(feature));
       CHECK(std::abs(feature) <= 4);
@@ -185,10 +187,9 @@ TEST_CASE("readings of another topology are refused") {
   WindowReading bad = good;
   bad.active.pop_back();
   const Setting setting = Setting::Neutral(6);
-  CHECK_THROWS_AS(MakeState(spec, setting, bad, nullptr, good, 10), std::invalid_argument);
-  CHECK_THROWS_AS(MakeState(spec, setting, good, &bad, good, 10), std::invalid_argument);
-  CHECK_THROWS_AS(MakeState(spec, Setting::Neutral(5), good, nullptr, good, 10),
-                  std::invalid_argument);
+  CHECK_THROWS_AS(MakeState(spec, setting, bad, nullptr, good), std::invalid_argument);
+  CHECK_THROWS_AS(MakeState(spec, setting, good, &bad, good), std::invalid_argument);
+  CHECK_THROWS_AS(MakeState(spec, Setting::Neutral(5), good, nullptr, good), std::invalid_argument);
 }
 
 }  // namespace

@@ -12,6 +12,9 @@ from attuned import HEADS, PATIENCE_MILLISECONDS, Peer, Trainer, attuned, wait_u
 
 PATIENCE = PATIENCE_MILLISECONDS / 1000
 
+# First and last steps of the job's windows: ten steps each, but the first is cut in three.
+WINDOWS = ((1, 3), (4, 5), (6, 10))
+
 
 @pytest.fixture
 def endpoint(tmp_path):
@@ -55,9 +58,9 @@ def halve(question):
 def test_a_server_is_asked_at_the_end_of_a_window_and_its_answer_becomes_an_action(endpoint):
     with Server(endpoint, name="halver") as server, trainer_at(endpoint) as trainer:
         meet(server)
-        trainer.train(1, 10)
+        trainer.train(*WINDOWS[0])
         question = receive(server)
-        assert (question.window, question.step, question.key) == (0, 10, "run-1")
+        assert (question.window, question.step, question.key) == (0, 3, "run-1")
         assert question.deadline_seconds == 600
         assert [site.heads for site in question.sites] == [4, 4]
         assert len(question.tokens) == HEADS * 28
@@ -85,7 +88,7 @@ def test_a_server_that_was_there_before_the_daemon_is_asked(tmp_path):
         assert server.receive(0.01) is None
         with attuned(tmp_path, "--policy", "external") as endpoint, trainer_at(endpoint) as trainer:
             meet(server)
-            trainer.train(1, 10)
+            trainer.train(*WINDOWS[0])
             assert receive(server).window == 0
 
 
@@ -107,8 +110,8 @@ def test_serve_decides_until_it_is_interrupted(endpoint):
     asker = Peer(endpoint)
     wait_until(lambda: asker.ask(StatusRequest(), Status).external)
     with trainer_at(endpoint) as trainer:
-        for window in range(3):
-            trainer.train(10 * window + 1, 10 * window + 10)
+        for window, (first, last) in enumerate(WINDOWS):
+            trainer.train(first, last)
             if window < 2:
                 wait_until(lambda: trials(asker) > window)  # noqa: B023
         thread.join(PATIENCE)
@@ -136,13 +139,13 @@ def test_what_decide_raises_is_logged_and_others_decide(endpoint, caplog, tmp_pa
     asker = Peer(endpoint)
     wait_until(lambda: asker.ask(StatusRequest(), Status).external)
     with trainer_at(endpoint) as trainer:
-        trainer.train(1, 10)
+        trainer.train(*WINDOWS[0])
         wait_until(lambda: trials(asker) == 1)
-        trainer.train(11, 20)
+        trainer.train(*WINDOWS[1])
         assert done.wait(PATIENCE)
         thread.join(PATIENCE)
         assert not thread.is_alive()
-        trainer.say(Bye(Outcome.FINISHED, 20, 20.0))
+        trainer.say(Bye(Outcome.FINISHED, 5, 5.0))
     asker.close()
     assert "question 1 of job run-1 is left to others" in caplog.text
 
@@ -151,7 +154,7 @@ def test_an_answer_that_cannot_be_used_is_complained_of(endpoint, caplog):
     caplog.set_level(logging.WARNING, "attune")
     with Server(endpoint) as server, trainer_at(endpoint) as trainer:
         meet(server)
-        trainer.train(1, 10)
+        trainer.train(*WINDOWS[0])
         question = receive(server)
         wrong = Action(b"\x02" * HEADS, bytes([CountChange.DOUBLE] * 2), floats([0] * HEADS))
         assert "count choice 4 of site 0" in action_fault(wrong, question.mask)

@@ -27,7 +27,9 @@ def read(path):
 
 def test_an_offline_probe_writes_its_messages_to_a_log_of_its_own(tmp_path):
     probe = Probe(JOB, scaled(1), directory=tmp_path / "logs")
-    assert probe.due(8)
+    assert probe.due(16)
+    assert not probe.due(17)
+    assert probe.due(24)
     probe.observe(observation(8))
     probe.observe(replace(observation(16), loss=math.nan))
     probe.observe(observation(24))

@@ -57,7 +57,7 @@ def test_policies_are_served_and_histories_read_where_there_is_no_torch(tmp_path
         wait_until(lambda: asker.ask(StatusRequest(), Status).external == "torchless")
         trainer = Trainer(endpoint)
         trainer.hear(Welcome)
-        trainer.train(1, 10)
+        trainer.train(1, 3)
         printed, _ = server.communicate(timeout=PATIENCE_MILLISECONDS / 1000)
         wait_until(lambda: sum(job.trials for job in asker.ask(StatusRequest(), Status).jobs) == 1)
         trainer.close()

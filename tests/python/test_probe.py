@@ -58,11 +58,16 @@ def test_what_cannot_be_used_is_refused_at_once(job, setting, endpoint, words):
 
 
 def test_a_trainer_introduces_itself_and_learns_how_often_to_measure(pair):
-    assert pair.probe.due(8)
+    assert not pair.probe.due(0)
+    assert pair.probe.due(1)
+    assert pair.probe.due(16)
+    assert not pair.probe.due(18)
+    assert pair.probe.due(24)
     hello = pair.greet(measure_every=3)
     assert hello == Hello(JOB, scaled(1), 1, 0)
-    assert pair.probe.due(3)
-    assert not pair.probe.due(8)
+    assert pair.probe.due(16)
+    assert pair.probe.due(18)
+    assert not pair.probe.due(25)
 
 
 def test_a_welcome_without_sense_is_not_followed_and_the_trainer_is_told(pair):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from attune import distributed, measure
 from attune.adapters import Adapter, default
-from attune.probe import MEASURE_EVERY_AT_FIRST, Probe
+from attune.probe import MEASURE_EVERY_AT_FIRST, Probe, is_due
 from attune.protocol import ActionRequest
 from attune.tuned import TunedModel
 from attune.values import (
@@ -272,7 +272,7 @@ class Handle:
     def _arm(self) -> None:
         """Lets the next step measure itself where that is due."""
         if distributed.several():
-            due = (self._step + 1) % self._measure_every == 0
+            due = is_due(self._step + 1, self._measure_every)
         else:
             due = self._probe.due(self._step + 1)
         self._measuring = due

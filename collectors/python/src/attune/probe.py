@@ -24,6 +24,16 @@ from attune.values import JobSpec, Observation, Outcome, Setting, job_fault, set
 MEASURE_EVERY_AT_FIRST = 8
 """Steps between measurements until the daemon has said otherwise, and offline."""
 
+_FIRST_STEPS = 16
+
+
+def is_due(step: int, measure_every: int) -> bool:
+    """Whether a step is one to measure: steps 1 to 16, then every `measure_every`-th.
+
+    What is decided early pays all along, so all first steps are seen.
+    """
+    return step > 0 and (step <= _FIRST_STEPS or step % measure_every == 0)
+
 
 class Probe:
     """A job's line to its daemon.
@@ -71,14 +81,14 @@ class Probe:
         weakref.finalize(self, _fail, self._line, self._log, self._process)
 
     def due(self, step: int) -> bool:
-        """Whether this step is one to measure: every `measure_every` steps (8 until told).
+        """Whether to measure this step: the first 16, and every `measure_every`-th (8 until told).
 
         False without an endpoint, after `finish`, and once the daemon has turned the job away.
         """
         if self._log is not None:
-            return self._log.open and step % MEASURE_EVERY_AT_FIRST == 0
+            return self._log.open and is_due(step, MEASURE_EVERY_AT_FIRST)
         line = self._live_line()
-        return line is not None and step % line.measure_every == 0
+        return line is not None and is_due(step, line.measure_every)
 
     def observe(self, observation: Observation) -> None:
         """Sends an observation, or drops and counts it; fills in `dropped` and `action`.
