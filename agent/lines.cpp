@@ -37,9 +37,9 @@ Lines::Lines(const Paths& paths, const std::string& listen) {
   }
 }
 
-void Lines::Open(char letter) {
+void Lines::Open(char prefix) {
   zmq::socket_t& socket =
-      lines_.emplace_back(Line{letter, {context_, zmq::socket_type::router}}).socket;
+      lines_.emplace_back(Line{prefix, {context_, zmq::socket_type::router}}).socket;
   socket.set(zmq::sockopt::linger, 0);
   socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxFrameBytes));
 }
@@ -95,7 +95,7 @@ std::optional<Lines::Letter> Lines::Receive() {
     turn_ = (turn_ + 1) % lines_.size();
     if (!line.socket.recv(identity_, zmq::recv_flags::dontwait)) continue;
     Letter letter;
-    letter.peer = line.letter + identity_.to_string();
+    letter.peer = line.prefix + identity_.to_string();
     // The frames of a message come together.
     for (bool more = identity_.more(); more; more = frame_.more()) {
       static_cast<void>(line.socket.recv(frame_));
@@ -108,7 +108,7 @@ std::optional<Lines::Letter> Lines::Receive() {
 }
 
 void Lines::Send(const std::string& peer, std::string_view frame) {
-  const auto line = std::ranges::find(lines_, peer.at(0), &Line::letter);
+  const auto line = std::ranges::find(lines_, peer.at(0), &Line::prefix);
   const std::array<zmq::const_buffer, 2> frames = {zmq::buffer(peer.data() + 1, peer.size() - 1),
                                                    zmq::buffer(frame)};
   static_cast<void>(zmq::send_multipart(line->socket, frames, zmq::send_flags::dontwait));

@@ -36,13 +36,13 @@ class Lines {
   void Send(const std::string& peer, std::string_view frame);
 
  private:
-  // Peers of a line have its letter before their identity there.
+  // Peers of a line have its prefix before their identity there.
   struct Line {
-    char letter;
+    char prefix;
     zmq::socket_t socket;
   };
 
-  void Open(char letter);
+  void Open(char prefix);
   void Guard(const Paths& paths);
   void Authenticate();
 
