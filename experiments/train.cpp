@@ -464,11 +464,11 @@ int Main(int argc, char** argv) {
        "weigh each decision by what the next window alone brought: a baseline")
       ("temperature", po::value(&options.temperature)->default_value(0.015, "0.015"),
        "share of the loss by which a plan that is worse than its group's best counts 1/e")
-      ("price", po::value(&options.price)->default_value(0.2, "0.2"),
+      ("price", po::value(&options.price)->default_value(0.12, "0.12"),
        "of all compute, in shares of the loss, for budgets in steps")
-      ("harm", po::value(&options.harm)->default_value(5),
+      ("harm", po::value(&options.harm)->default_value(8),
        "how many times loss beyond that of leaving a job alone counts for budgets in steps")
-      ("caution", po::value(&options.caution)->default_value(0.3, "0.3"),
+      ("caution", po::value(&options.caution)->default_value(0.5, "0.5"),
        "standard deviations by which a plan's loss is taken to be worse than the critic says")
       ("held-out", po::value(&options.held_out)->default_value(0), "share of the groups")
       ("rate", po::value(&options.rate)->default_value(3e-4, "0.0003"), "learning rate (Adam)")

@@ -22,11 +22,10 @@ constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's hea
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
 constexpr std::array kSharpest = {0.0F, 0.0F, 1.0F, 4.0F, 16.0F};  // 0: scales are left alone
-constexpr double kGrowing = 0.4;         // of the plans, budget in compute
-constexpr double kGrowingInSteps = 0.4;  // the same, budget in steps
-constexpr double kSitesDiffer = 0.15;    // of the plans
-constexpr double kLeftAlone = 0.1;       // of the plans
-constexpr double kCooling = 0.6;         // of the plans
+constexpr double kGrowing = 0.2;                                   // of the plans
+constexpr double kSitesDiffer = 0.15;                              // of the plans
+constexpr double kLeftAlone = 0.1;                                 // of the plans
+constexpr double kCooling = 0.6;                                   // of the plans
 // Early in a run heads attend almost evenly. One that does not by then was born too sharp, and the
 // sooner it is cooled the better.
 constexpr double kCoolingEnds = 0.15;
@@ -69,7 +68,7 @@ Plan PlanOf(const JobSpec& job) {
   const bool in_steps = job.budget.kind == BudgetKind::kSteps;
   plan.share = pick(kShares);
   plan.other_share = chance(kSitesDiffer) ? pick(kShares) : plan.share;
-  if (chance(in_steps ? kGrowingInSteps : kGrowing)) {
+  if (chance(kGrowing)) {
     plan.growth_begins = pick(kGrowthBegins);
     plan.growth_pace = pick(kGrowthPaces);
     // What more steps cannot win back, more heads must.
