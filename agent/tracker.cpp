@@ -7,14 +7,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "env/reward.h"
-
 namespace attune {
 namespace {
-
-WindowCost CostOf(const WindowReading& reading) {
-  return {reading.loss, reading.end_compute - reading.start_compute};
-}
 
 CurvePoint PointOf(const WindowReading& reading) { return {reading.end_compute, reading.loss}; }
 
@@ -110,13 +104,14 @@ Emission Tracker::Resume(const Hello& hello) {
   return emission;
 }
 
-double Tracker::UntunedWindowCompute() const {
-  if (readings_.empty()) return 0;
-  const WindowReading& first = readings_.front();
+// What was spent from a step on, at which so much compute had been, to the end of a reading.
+WindowCost Tracker::CostSince(std::uint64_t step, double compute_seconds,
+                              const WindowReading& end) const {
   const Budget& budget = record_.spec.budget;
-  const double share = Progress(budget, first.last_step, first.end_compute) -
-                       Progress(budget, first.first_step - 1, first.start_compute);
-  return share > 0 ? CostOf(first).compute_seconds / share / options_.windows : 0;
+  const double share =
+      Progress(budget, end.last_step, end.end_compute) - Progress(budget, step, compute_seconds);
+  return {end.loss, end.end_compute - compute_seconds,
+          share * static_cast<double>(options_.windows)};
 }
 
 // The reward of the last trial: what came behind the reading that it was decided on.
@@ -125,9 +120,10 @@ void Tracker::Reward(double correction, Emission& emission) const {
   double reward = correction;
   const WindowReading& decided = readings_[last_trial_readings_ - 1];
   if (readings_.size() > last_trial_readings_) {
-    const WindowCost behind{readings_.back().loss,
-                            readings_.back().end_compute - decided.end_compute};
-    reward += WindowReward(record_.spec.budget, CostOf(decided), behind, UntunedWindowCompute());
+    const WindowReading& first = readings_.front();
+    const WindowCost untuned = CostSince(first.first_step - 1, first.start_compute, first);
+    const WindowCost behind = CostSince(decided.last_step, decided.end_compute, readings_.back());
+    reward += WindowReward(record_.spec.budget, {decided.loss}, behind, untuned);
   }
   emission.records.emplace_back(RewardRecord{last_trial_, reward});
 }

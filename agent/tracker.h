@@ -14,6 +14,7 @@
 #include "agent/options.h"
 #include "collectors/messages.h"
 #include "env/meter.h"
+#include "env/reward.h"
 #include "env/trial.h"
 #include "store/writer.h"
 
@@ -76,7 +77,8 @@ class Tracker {
   [[nodiscard]] ActionMask OpenChoices() const;
   void Issue(Trial trial, Emission& emission);
   void Reward(double correction, Emission& emission) const;
-  [[nodiscard]] double UntunedWindowCompute() const;
+  [[nodiscard]] WindowCost CostSince(std::uint64_t step, double compute_seconds,
+                                     const WindowReading& end) const;
 
   Options options_;
   JobRecord record_;

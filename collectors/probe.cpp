@@ -32,7 +32,6 @@ constexpr int kReconnectMaxMilliseconds = 5000;
 constexpr std::uint32_t kMeasureEveryAtFirst = 8;
 // All of a job's first steps are measured: what is decided early pays all along.
 constexpr std::uint64_t kFirstSteps = 16;
-
 constexpr Seconds kHeartbeatAtFirst{5.0};
 constexpr double kMaxHeartbeatSeconds = 3600;
 // Heartbeats of silence after which the daemon counts as gone.

@@ -4,10 +4,12 @@
 namespace attune {
 
 double WindowReward(const Budget& budget, const WindowCost& before, const WindowCost& now,
-                    double untuned_window_compute) {
+                    const WindowCost& untuned) {
   const double drop = before.loss - now.loss;
-  if (budget.kind == BudgetKind::kCompute || !(untuned_window_compute > 0)) return drop;
-  const double saved = (untuned_window_compute - now.compute_seconds) / untuned_window_compute;
+  const bool known = untuned.compute_seconds > 0 && untuned.windows > 0;
+  if (budget.kind == BudgetKind::kCompute || !known) return drop;
+  const double window_compute = untuned.compute_seconds / untuned.windows;
+  const double saved = now.windows - now.compute_seconds / window_compute;
   return drop + budget.price * saved;
 }
 

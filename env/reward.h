@@ -9,14 +9,15 @@ namespace attune {
 struct WindowCost {
   double loss = 0;             // nats
   double compute_seconds = 0;  // spent in the window
+  double windows = 1;          // its length, in equal slices of the budget
 };
 
-// The reward of the window `now`, in nats, given the window before it and the compute that a window
-// costs the untuned job. Budget in compute: the drop of the loss, so that the rewards of a job sum
-// to the loss it gained. Budget in steps: also budget.price for the share of an untuned window's
-// compute that was saved (negative where more was spent).
+// The reward of the window `now`, in nats, given the window before it and a window of the
+// untuned job. Budget in compute: the drop of the loss, so that the rewards of a job sum
+// to the loss it gained. Budget in steps: also budget.price for every untuned window's compute that
+// was saved (negative where more was spent).
 [[nodiscard]] double WindowReward(const Budget& budget, const WindowCost& before,
-                                  const WindowCost& now, double untuned_window_compute);
+                                  const WindowCost& now, const WindowCost& untuned);
 
 // What the last window's reward is corrected by once the validation loss is known, so that the
 // job's rewards sum to first loss − validation loss (and the saved compute's price).

@@ -15,7 +15,7 @@ constexpr double kValidation = 2.4;
 double SumOfRewards(const Budget& budget) {
   double sum = FinalCorrection(kWindows.back().loss, kValidation);
   for (std::size_t w = 1; w < kWindows.size(); ++w) {
-    sum += WindowReward(budget, kWindows[w - 1], kWindows[w], 10);
+    sum += WindowReward(budget, kWindows[w - 1], kWindows[w], kWindows[0]);
   }
   return sum;
 }
@@ -33,12 +33,18 @@ TEST_CASE("with a budget in steps they also sum the price of the saved compute")
 
 TEST_CASE("compute beyond an untuned window's costs its price") {
   const Budget budget{.kind = BudgetKind::kSteps, .amount = 100, .price = 0.5};
-  CHECK(WindowReward(budget, {2, 10}, {2, 15}, 10) == Approx(-0.25));
+  CHECK(WindowReward(budget, {2, 10}, {2, 15}, {2, 10}) == Approx(-0.25));
+}
+
+TEST_CASE("a window that is a quarter as long saves nothing by costing a quarter") {
+  const Budget budget{.kind = BudgetKind::kSteps, .amount = 100, .price = 0.5};
+  CHECK(WindowReward(budget, {2, 10}, {2, 2.5, 0.25}, {2, 10}) == Approx(0));
+  CHECK(WindowReward(budget, {2, 10}, {2, 1.25, 0.25}, {2, 5, 0.5}) == Approx(0.5 * 0.125));
 }
 
 TEST_CASE("without a measure of the untuned compute only the loss counts") {
   const Budget budget{.kind = BudgetKind::kSteps, .amount = 100, .price = 0.5};
-  CHECK(WindowReward(budget, {2, 10}, {1.5, 1}, 0) == 0.5);
+  CHECK(WindowReward(budget, {2, 10}, {1.5, 1}, {2, 0}) == 0.5);
 }
 
 }  // namespace
