@@ -26,7 +26,7 @@ def test_jobs_have_the_columns_of_their_view_and_times_that_pandas_knows(past):
     jobs = past.jobs()
     assert len(jobs) == 1
     job = jobs.iloc[0]
-    assert (job["name"], job["outcome"], job["trials"], job["heads"]) == ("test", "finished", 3, 8)
+    assert (job["name"], job["outcome"], job["trials"], job["heads"]) == ("test", "finished", 5, 8)
     assert job["validation_loss"] == 4.0
     assert job["seed"] == JOB.seed
     assert isinstance(job["started_at"], pd.Timestamp)
@@ -34,8 +34,8 @@ def test_jobs_have_the_columns_of_their_view_and_times_that_pandas_knows(past):
 
 
 def test_trials_are_chosen_by_job_decider_and_outcome(past):
-    assert list(past.trials()["window"]) == [0, 1, 2]
-    assert list(past.trials(1, decider="kmeans", ack="none")["trial"]) == [1, 2, 3]
+    assert list(past.trials()["window"]) == [0, 1, 2, 3, 4]
+    assert list(past.trials(1, decider="kmeans", ack="none")["trial"]) == [1, 2, 3, 4, 5]
     assert past.trials(2).empty
     assert past.trials(decider="network").empty
 
@@ -55,8 +55,8 @@ def test_anomalies_have_their_columns_where_there_are_none(past):
 
 def test_a_heat_map_has_a_row_for_each_head_and_a_column_for_each_window(past):
     entropy = past.heat_map(1)
-    assert entropy.shape == (HEADS, 3)
-    assert list(entropy.columns) == [10, 20, 30]
+    assert entropy.shape == (HEADS, 5)
+    assert list(entropy.columns) == [3, 5, 10, 20, 30]
     assert entropy.index[5] == ("second", 1)
     assert np.allclose(entropy, 0.6)
     assert np.allclose(past.heat_map(1, "largest_logit"), 3.0)
@@ -72,7 +72,7 @@ def test_what_a_heat_map_cannot_show_is_refused(past):
 
 
 def test_questions_of_ones_own_are_answered_and_writing_is_refused(past):
-    assert past.sql("SELECT count(*) AS n FROM history_trials WHERE job = ?", [1])["n"][0] == 3
+    assert past.sql("SELECT count(*) AS n FROM history_trials WHERE job = ?", [1])["n"][0] == 5
     with pytest.raises(HistoryError, match="readonly"):
         past.sql("DELETE FROM jobs")
     with pytest.raises(HistoryError, match="no such table"):
