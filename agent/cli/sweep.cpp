@@ -62,6 +62,18 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
     std::istringstream list(arguments.Get<std::string>("policies"));
     for (std::string policy; std::getline(list, policy, ',');) options.policies.push_back(policy);
   }
+  if (arguments.Has("seeds")) {
+    std::istringstream list(arguments.Get<std::string>("seeds"));
+    for (std::string word; std::getline(list, word, ',');) {
+      std::uint64_t seed = 0;
+      const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), seed);
+      if (error != std::errc() || end != word.data() + word.size()) {
+        throw UsageError(
+            fmt::format("--seeds: '{}' is no seed; use whole numbers with commas", word));
+      }
+      options.seeds.push_back(seed);
+    }
+  }
   const std::string name = folder.Path().filename();
   const sweep::Progress progress = sweep::RunSweep(folder, options);
   WriteReports(folder);

@@ -130,6 +130,12 @@ bool IsFailure(const RunOutcome& outcome) {
   return outcome.ending != Ending::kFinished && outcome.ending != Ending::kHalved;
 }
 
+// Whether a part of the sweep has the value; a part of none has all.
+template <typename Value>
+bool IsAmong(const std::vector<Value>& part, const Value& value) {
+  return part.empty() || std::ranges::find(part, value) != part.end();
+}
+
 double Spent(const Folder& folder, const std::vector<Run>& runs) {
   double seconds = 0;
   for (const Run& run : runs) {
@@ -167,13 +173,15 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
       throw SweepError(fmt::format("the sweep has no run of policy '{}'", policy));
     }
   }
+  for (const std::uint64_t seed : options.seeds) {
+    if (std::ranges::find(runs, seed, &Run::seed) == runs.end()) {
+      throw SweepError(fmt::format("the sweep has no run of seed {}", seed));
+    }
+  }
   std::deque<const Run*> missing;
   std::size_t wanted = 0;
   for (const Run& run : runs) {
-    if (!options.policies.empty() &&
-        std::ranges::find(options.policies, run.policy) == options.policies.end()) {
-      continue;
-    }
+    if (!IsAmong(options.policies, run.policy) || !IsAmong(options.seeds, run.seed)) continue;
     ++wanted;
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && options.retry_failed && IsFailure(*outcome)) {
@@ -240,8 +248,9 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   Progress progress = Count(folder);
   progress.stopped = stopped;
   if (stopped.empty() && progress.done < progress.runs) {
-    progress.stopped =
-        options.policies.empty() ? "some had no outcome" : "only some policies were asked for";
+    progress.stopped = options.policies.empty() && options.seeds.empty()
+                           ? "some had no outcome"
+                           : "only some policies or seeds were asked for";
   }
   return progress;
 }

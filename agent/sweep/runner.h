@@ -18,6 +18,7 @@ struct RunnerOptions {
   std::uint64_t parallel = 0;              // runs at a time; 0: as the file says
   bool retry_failed = false;               // runs that failed are done again
   std::vector<std::string> policies = {};  // only their runs; empty: all
+  std::vector<std::uint64_t> seeds = {};   // only theirs; empty: all
 };
 
 struct Progress {
@@ -30,8 +31,8 @@ struct Progress {
 
 // Returns when nothing is left to do, or when it was told to stop (INT, TERM), or when a limit of
 // the whole sweep is reached. Shows the progress on stderr. Throws SweepError where another runner
-// has the sweep or a policy is none of its own, std::runtime_error where nothing can be started. To
-// be called once in a process.
+// has the sweep, or a policy or seed is none of its own, std::runtime_error where nothing can be
+// started. To be called once in a process.
 [[nodiscard]] Progress RunSweep(const Folder& folder, const RunnerOptions& options);
 
 // Tells a sweep's runner, and the tasks of one that died, to stop, and waits until they have. False

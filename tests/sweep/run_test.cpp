@@ -82,6 +82,25 @@ TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
   CHECK(work.Begun().size() == 4);
 }
 
+TEST_CASE("a sweep can be done seed by seed") {
+  const Workplace work;
+  const std::string file =
+      work.File("parts", kQuick,
+                "seeds = [3, 5, 8]\n[parameters]\na = [1, 2]\n[environment]\nSEED = '{seed}'\n");
+  const Ended first = work.Sweep({"run", file, "--seeds", "3,8"});
+  CHECK(first.status == 1);
+  CHECK_THAT(first.err, Contains("stopped with 2 of 6 runs to do: only some policies or seeds"));
+  CHECK(work.Begun() == std::vector<std::string>{"1", "3", "4", "6"});
+  const Ended unknown = work.Sweep({"resume", "parts", "--seeds", "4"});
+  CHECK(unknown.status == 2);
+  CHECK_THAT(unknown.err, Contains("no run of seed 4"));
+  const Ended wrong = work.Sweep({"resume", "parts", "--seeds", "3,x"});
+  CHECK(wrong.status == 2);
+  CHECK_THAT(wrong.err, Contains("--seeds: 'x' is no seed"));
+  CHECK(work.Sweep({"resume", "parts"}).status == 0);
+  CHECK(work.Begun().size() == 6);
+}
+
 TEST_CASE("a sweep runs every run once, reports, and has nothing left to do") {
   const Workplace work;
   const std::string file = work.File("quick", kQuick, kGrid);
