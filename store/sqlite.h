@@ -175,6 +175,24 @@ class Database {
   [[nodiscard]] const std::string& Path() const { return path_; }
   [[nodiscard]] sqlite3* Handle() { return handle_.get(); }
 
+  // In place of SQLite's automatic checkpoints, which use the same hook. From now on the database
+  // stays where it is.
+  void LeaveCheckpoints() {
+    sqlite3_wal_hook(
+        handle_.get(),
+        [](void* log_pages, sqlite3* /*database*/, const char* /*schema*/, int pages) {
+          *static_cast<std::size_t*>(log_pages) = static_cast<std::size_t>(pages);
+          return SQLITE_OK;
+        },
+        &log_pages_);
+  }
+  [[nodiscard]] std::size_t LogPages() const { return log_pages_; }
+  void Checkpoint() {
+    const int code = sqlite3_wal_checkpoint_v2(handle_.get(), "main", SQLITE_CHECKPOINT_PASSIVE,
+                                               nullptr, nullptr);
+    if (code != SQLITE_BUSY) Check(code);
+  }
+
   // Copies everything, as of one moment, over what `target` has.
   void CopyTo(Database& target) {
     sqlite3_backup* backup =
@@ -212,8 +230,10 @@ class Database {
       case SQLITE_NOTADB:
         throw StoreError(path_ + " is not an SQLite file: give another path or move it away");
       case SQLITE_CORRUPT:
-        throw StoreError(path_ + " is damaged: put a backup in its place or recover it with " +
-                         "`sqlite3 " + path_ + " .recover`");
+        throw StoreError(path_ +
+                         " is damaged: put a backup in its place, without the -wal and -shm beside "
+                         "it, or recover it with `sqlite3 " +
+                         path_ + " .recover`");
       case SQLITE_CONSTRAINT:
         throw RecordError(path_ + " refuses a record: " + sqlite3_errmsg(handle_.get()));
       default:
@@ -234,6 +254,7 @@ class Database {
   }
 
   std::string path_;
+  std::size_t log_pages_ = 0;  // after the last commit; counted where checkpoints are the caller's
   std::unique_ptr<sqlite3, Close> handle_;
   // Behind the handle, so that they are finalized before it is closed.
   std::map<std::string, std::unique_ptr<sqlite3_stmt, Finalize>, std::less<>> statements_;

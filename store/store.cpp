@@ -252,9 +252,15 @@ Store::~Store() = default;
 Store::Store(Store&&) noexcept = default;
 Store& Store::operator=(Store&&) noexcept = default;
 
+const std::string& Store::Path() const { return connection_->database.Path(); }
+
 void Store::Begin() { connection_->database.Script("BEGIN IMMEDIATE"); }
 void Store::Commit() { connection_->database.Script("COMMIT"); }
 void Store::Rollback() noexcept { connection_->database.Rollback(); }
+
+void Store::LeaveCheckpoints() { connection_->database.LeaveCheckpoints(); }
+std::size_t Store::LogPages() const { return connection_->database.LogPages(); }
+void Store::Checkpoint() { connection_->database.Checkpoint(); }
 
 void Store::Put(const JobRecord& job) {
   Database& database = connection_->database;

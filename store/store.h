@@ -96,12 +96,24 @@ class Store {
   Store(Store&&) noexcept;
   Store& operator=(Store&&) noexcept;
 
+  // As it was given.
+  [[nodiscard]] const std::string& Path() const;
+
   // Between Begin and Commit nothing is on disk; without them every call is a transaction of its
   // own. Begin waits up to 5 s for another writer, then throws. Rollback without Begin does
   // nothing.
   void Begin();
   void Commit();
   void Rollback() noexcept;
+
+  // SQLite's own checkpoints let one commit in some hundred wait for the disk. From now on this
+  // connection's make none: the caller does, when the log is long, perhaps by another connection.
+  void LeaveCheckpoints();
+  // Pages in the log after the last commit since then.
+  [[nodiscard]] std::size_t LogPages() const;
+  // Copies the log into the database, but for what readers still need of it. Waits for nobody;
+  // while another connection does the same it does nothing. Commits go on meanwhile.
+  void Checkpoint();
 
   // Inserts, or replaces what has the same id (jobs, trials) or (job, window) or (name, version). A
   // job keeps its trials, windows and anomalies, a trial the time at which it was first put. All

@@ -15,6 +15,8 @@ namespace attune {
 namespace {
 
 constexpr std::chrono::seconds kRetryInterval{1};
+constexpr std::size_t kLongLog = 1000;          // pages; SQLite's own threshold
+constexpr std::size_t kLongestLog = 32 * 1000;  // that commits wait for
 
 struct PutInto {
   Store& store;
@@ -35,22 +37,32 @@ struct PutInto {
   }
 };
 
+// On a full disk the log keeps what it has: the next commit fails, or asks again.
+void CopyLog(Store& connection) {
+  try {
+    connection.Checkpoint();
+  } catch (const StoreError&) {
+  }
+}
+
 }  // namespace
 
 struct Writer::Queue {
   Queue(Store store_to_write, std::function<void(std::uint64_t)> when_committed,
         std::function<void(const std::string&)> when_failed)
       : store(std::move(store_to_write)),
+        copier(store.Path(), Store::Mode::kReadWrite),
         committed(std::move(when_committed)),
         failed(std::move(when_failed)) {}
 
   void Run();
+  void RunCopies();
   // Writes the batch as one transaction, without the records that can never be written, which
   // leave the batch. Returns what went wrong, if something did; then nothing of it is on disk.
   std::optional<std::string> Write(std::vector<Record>& batch);
 
-  // Used by the writer's thread alone.
-  Store store;
+  Store store;   // of the writer's thread
+  Store copier;  // of the thread that copies the log
   std::function<void(std::uint64_t)> committed;
   std::function<void(const std::string&)> failed;
 
@@ -63,8 +75,12 @@ struct Writer::Queue {
   std::uint64_t failures = 0;          // of attempts to write
   bool hurry = false;                  // do not wait before the next attempt
   bool ending = false;
+  std::condition_variable log_is_long;  // for the copying thread
+  bool copy = false;                    // the log is to be copied
+  bool written_out = false;             // no commit follows any more
 
   std::thread thread;
+  std::thread copying;
 };
 
 void Writer::Queue::Run() {
@@ -91,6 +107,8 @@ void Writer::Queue::Run() {
     } else {
       batch.clear();
       committed(ticket);
+      // Commits without a pause never find all of the log copied, and begin it anew.
+      if (store.LogPages() >= kLongestLog) CopyLog(store);
     }
     lock.lock();
 
@@ -99,9 +117,25 @@ void Writer::Queue::Run() {
       ++failures;
     } else {
       committed_ticket = ticket;
+      if (store.LogPages() >= kLongLog) {
+        copy = true;
+        log_is_long.notify_one();
+      }
     }
     written.notify_all();
     if (again && last_try) return;
+  }
+}
+
+void Writer::Queue::RunCopies() {
+  std::unique_lock lock(mutex);
+  while (true) {
+    log_is_long.wait(lock, [this] { return written_out || copy; });
+    if (written_out) return;  // the last connection copies what is left when it is closed
+    copy = false;
+    lock.unlock();
+    CopyLog(copier);
+    lock.lock();
   }
 }
 
@@ -128,7 +162,9 @@ std::optional<std::string> Writer::Queue::Write(std::vector<Record>& batch) {
 Writer::Writer(Store store, std::function<void(std::uint64_t)> committed,
                std::function<void(const std::string&)> failed)
     : queue_(std::make_unique<Queue>(std::move(store), std::move(committed), std::move(failed))) {
+  queue_->store.LeaveCheckpoints();
   queue_->thread = std::thread(&Queue::Run, queue_.get());
+  queue_->copying = std::thread(&Queue::RunCopies, queue_.get());
 }
 
 Writer::~Writer() {
@@ -138,6 +174,12 @@ Writer::~Writer() {
   }
   queue_->wake.notify_one();
   queue_->thread.join();
+  {
+    const std::lock_guard lock(queue_->mutex);
+    queue_->written_out = true;
+  }
+  queue_->log_is_long.notify_one();
+  queue_->copying.join();
 }
 
 std::uint64_t Writer::Post(Record record) {

@@ -2,7 +2,8 @@
 //
 // Callers post records and go on; the thread takes everything that waits and commits it as one
 // transaction. `committed` then runs on the writer's thread with the highest ticket on disk, which
-// is how the daemon knows that a trial's action may leave.
+// is how the daemon knows that a trial's action may leave. Another thread copies the write-ahead
+// log into the database beside it: a commit that did so would wait for the disk.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +44,7 @@ class Writer {
   // throw. After a failed transaction (disk full, say) its records are kept and tried again every
   // second, so nothing is lost while the daemon lives. A record that can never be written
   // (RecordError) is left out and reported by `failed` before the others' `committed`.
+  // Throws StoreError where the store cannot be opened once more.
   Writer(Store store, std::function<void(std::uint64_t)> committed,
          std::function<void(const std::string&)> failed);
   // Commits what waits, then ends the thread. If that fails it is reported, and what waits is lost.

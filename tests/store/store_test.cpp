@@ -734,6 +734,23 @@ TEST_CASE("a finished store can be read") {
   CheckEqual(reader.FindJob(1).value(), SampleJob(1));
 }
 
+TEST_CASE("checkpoints that are left to the caller are made by the caller alone") {
+  const TemporaryFolder folder;
+  const auto path = folder / "store.db";
+  Store store = StoreWithJob(path);
+  store.LeaveCheckpoints();
+  const auto before = std::filesystem::file_size(path);
+  std::uint64_t trials = 0;
+  while (store.LogPages() < 3000) store.Put(SampleTrial(++trials, 1));
+  CHECK(std::filesystem::file_size(path) == before);
+
+  Store(path, Mode::kReadWrite).Checkpoint();
+  CHECK(std::filesystem::file_size(path) > before);
+  store.Put(SampleTrial(++trials, 1));
+  CHECK(store.LogPages() < 100);  // begun anew
+  CHECK(Store(path, Mode::kReadOnly).FindJob(1).value().trials == trials);
+}
+
 TEST_CASE("a second writer waits for the first") {
   const TemporaryFolder folder;
   const auto path = folder / "store.db";
@@ -865,6 +882,20 @@ TEST_CASE("a writer that ends commits what waits") {
   }
   CHECK(reports.Tickets().back() == 101);
   CHECK(Store(path, Mode::kReadOnly).FindJob(1).value().trials == 100);
+}
+
+TEST_CASE("the writer has its long log copied without another commit") {
+  const TemporaryFolder folder;
+  const auto path = folder / "store.db";
+  Reports reports;
+  Writer writer(StoreWithJob(path), reports.Committed(), reports.Failed());
+  const auto before = std::filesystem::file_size(path);
+  for (std::uint64_t id = 1; id <= 1000; ++id) {
+    writer.Post(SampleTrial(id, 1));
+    REQUIRE(writer.Flush());
+  }
+  while (std::filesystem::file_size(path) == before) std::this_thread::yield();
+  CHECK(reports.Messages().empty());
 }
 
 TEST_CASE("several threads may post at the same time") {
