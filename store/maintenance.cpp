@@ -307,6 +307,10 @@ void Backup(const fs::path& store, const fs::path& file, bool replace) {
   }
   const TemporaryFile partial(file.string() + ".partial");
   Copy(store, partial.Path());
+  // What a killed program left of the file's old content would be played back into the new one.
+  for (const char* suffix : {"-wal", "-shm", "-journal"}) {
+    fs::remove(file.string() + suffix, failed);
+  }
   fs::rename(partial.Path(), file, failed);
   if (failed) throw StoreError("cannot name the copy " + file.string() + ": " + failed.message());
 }

@@ -17,6 +17,8 @@ namespace {
 
 using sqlite::Database;
 
+constexpr std::size_t kMostRows = 1'000'000'000;  // of a page
+
 constexpr std::array<std::string_view, 4> kOutcomes = {"running", "finished", "failed", "lost"};
 constexpr std::array<std::string_view, 2> kBudgetKinds = {"compute", "steps"};
 constexpr std::array<std::string_view, 5> kAcks = {"none", "pending", "applied", "rejected",
@@ -454,7 +456,7 @@ Page History::Select(const Query& query, double now) {
     page.columns.emplace_back(field.name);
   }
   // One more than asked for says whether there is a next page.
-  where.values.emplace_back(static_cast<std::int64_t>(query.limit) + 1);
+  where.values.emplace_back(static_cast<std::int64_t>(std::min(query.limit, kMostRows)) + 1);
   page.rows = connection_->Run(fmt::format("SELECT {}{} FROM {} WHERE {} ORDER BY {} LIMIT ?",
                                            columns, ids, source.from, where.sql, order),
                                where.values);

@@ -209,36 +209,46 @@ class TemporaryFolder {
   fs::path path_;
 };
 
+// The log becomes a store of its own first, which is then merged: so what is there already is
+// found, and a log that has grown brings only what is new.
+void Import(const fs::path& file, const Arguments& arguments) {
+  const TemporaryFolder folder;
+  const fs::path single = folder.Path() / "attune.db";
+  std::optional<Store> store(std::in_place, single, Store::Mode::kReadWrite);
+  const Imported imported = Meter(file, arguments.paths.Store(), arguments.options, *store);
+  store.reset();
+  const MergeReport report = attune::Merge(arguments.paths.Store(), single);
+  fmt::print("{}: '{}', {} at step {}, {} observations: {}\n", file.string(), imported.name,
+             Name(imported.outcome), imported.steps, imported.observations,
+             report.new_jobs > 0     ? fmt::format("a new job, {} trials", report.trials)
+             : report.grown_jobs > 0 ? fmt::format("known, {} more trials", report.trials)
+                                     : "known, nothing new");
+  if (!imported.fault.empty()) {
+    fmt::print(stderr, "attune import: {}: {}; taken up to there\n", file.string(), imported.fault);
+  }
+  if (imported.refused > 0) {
+    fmt::print(stderr, "attune import: {}: {} observations cannot be used and are left out\n",
+               file.string(), imported.refused);
+  }
+}
+
 }  // namespace
 
-// Each log becomes a store of its own first, which is then merged: so what is there already is
-// found, and a log that has grown brings only what is new.
 int Import(const std::vector<std::string>& words) {
   const Arguments arguments = Parse("import", words);
   if (!arguments.Has("file")) throw UsageError("import which logs? see ATTUNE_DIR of the trainer");
   arguments.paths.Create();
   const StateLock lock(arguments.paths.Lock());
+  int status = kOk;
   for (const auto& file : arguments.Get<std::vector<std::string>>("file")) {
-    const TemporaryFolder folder;
-    const fs::path single = folder.Path() / "attune.db";
-    std::optional<Store> store(std::in_place, single, Store::Mode::kReadWrite);
-    const Imported imported = Meter(file, arguments.paths.Store(), arguments.options, *store);
-    store.reset();
-    const MergeReport report = attune::Merge(arguments.paths.Store(), single);
-    fmt::print("{}: '{}', {} at step {}, {} observations: {}\n", file, imported.name,
-               Name(imported.outcome), imported.steps, imported.observations,
-               report.new_jobs > 0     ? fmt::format("a new job, {} trials", report.trials)
-               : report.grown_jobs > 0 ? fmt::format("known, {} more trials", report.trials)
-                                       : "known, nothing new");
-    if (!imported.fault.empty()) {
-      fmt::print(stderr, "attune import: {}: {}; taken up to there\n", file, imported.fault);
-    }
-    if (imported.refused > 0) {
-      fmt::print(stderr, "attune import: {}: {} observations cannot be used and are left out\n",
-                 file, imported.refused);
+    try {
+      Import(file, arguments);
+    } catch (const std::exception& error) {  // the other logs are none the worse for it
+      fmt::print(stderr, "attune import: {}\n", error.what());
+      status = kFailure;
     }
   }
-  return kOk;
+  return status;
 }
 
 }  // namespace attune::cli

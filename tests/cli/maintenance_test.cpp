@@ -189,6 +189,17 @@ TEST_CASE(
   CHECK(store.Trials(0, 10).size() == 4);
 }
 
+TEST_CASE("a log that cannot be read leaves the others be") {
+  const Workplace work;
+  const fs::path text = work.Path() / "text.attune";
+  std::ofstream(text) << "step 1, loss 2.5\n";
+  const fs::path log = WriteLog(work.Path() / "logs", "good");
+  const Result result = work.Attune({"import", text.string(), log.string()});
+  CHECK(result.status == 3);
+  CHECK_THAT(result.err, Contains(text.string()));
+  CHECK(Store(work.Store(), Store::Mode::kReadOnly).Jobs(9).size() == 1);
+}
+
 TEST_CASE("what is no log is refused by one line, and no history is begun for it") {
   const Workplace work;
   const fs::path text = work.Path() / "text.attune";
@@ -220,7 +231,9 @@ TEST_CASE("stores are merged, checked, copied and pruned by name") {
   const fs::path copy = work.Path() / "copy.db";
   CHECK(work.Attune({"backup", copy.string()}).status == 0);
   CHECK(work.Attune({"backup", copy.string()}).status == 3);
+  std::ofstream(copy.string() + "-wal") << "what a killed program left";
   CHECK(work.Attune({"backup", copy.string(), "--force"}).status == 0);
+  CHECK_FALSE(fs::exists(copy.string() + "-wal"));
   CHECK_THAT(work.Attune({"check"}).out, Contains("is whole"));
   sqlite::Database(copy, SQLITE_OPEN_READWRITE).Script("UPDATE jobs SET outcome = 9 WHERE id = 1");
   const Result broken = work.Attune({"check", copy.string(), "--format", "json"});
