@@ -135,6 +135,7 @@ int main(int argc, char** argv) {
     attune::Daemon daemon(options, paths, learner, read_options);
     HandleSignals(daemon);
     daemon.Run();
+    running = nullptr;
     return 0;
   } catch (const attune::OptionsError& error) {
     fmt::print(stderr, "attuned: {}\n", error.what());

@@ -5,10 +5,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <deque>
 #include <map>
 #include <optional>
@@ -16,6 +14,7 @@
 #include <system_error>
 #include <unordered_map>
 #include <variant>
+#include <vector>
 #include <zmq.hpp>
 
 #include "agent/analyst.h"
@@ -271,6 +270,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   const std::string& key = hello.job.key;
   auto job = jobs_.find(key);
   std::optional<Live> fresh;
+  std::vector<TrialRow> trials;  // that it has had, newest first
   if (job == jobs_.end()) {
     const auto earlier = store_.FindJobByKey(key);
     if (earlier &&
@@ -284,6 +284,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
     Hello first = hello;
     if (earlier) first.job = earlier->spec;  // Resume compares with what was said then
     const std::uint64_t id = earlier ? earlier->id : last_job_ + 1;
+    if (earlier) trials = store_.Trials(id, earlier->trials);
     fresh.emplace(
         Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
                      RecordedBaseline(first.job),
@@ -304,6 +305,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
                  hello.job.topology.Heads());
     last_job_ = std::max(last_job_, id);
     writer_.Post(fresh->tracker.Record());
+    writer_.Post(fresh->tracker.TakeUp(trials, hello).records);
     may_be_silent_ = std::min(may_be_silent_, SteadyClock::now() + Silence());
     job = jobs_.emplace(key, *std::move(fresh)).first;
   }
@@ -384,7 +386,8 @@ void Daemon::Loop::SendDue() {
     const auto job = jobs_.find(key);
     if (job == jobs_.end()) continue;
     if (const auto* action = std::get_if<ActionRequest>(&message)) {
-      Send(job->second.peer, *action);
+      // One that was given up meanwhile would change what nobody knows of.
+      if (job->second.tracker.IsPending(action->id)) Send(job->second.peer, *action);
     } else if (const auto& question = std::get<Question>(message);
                job->second.tracker.IsOpen(question.id)) {
       questions_.Ask(

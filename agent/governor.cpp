@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace attune {
 namespace {
@@ -48,7 +49,7 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
                         fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
                                     "deviations since the action of window {}",
                                     now.loss, expected, behind, change.window)};
-      changes_.clear();
+      taken_back_ = std::exchange(changes_, {});
       held_until_ = window + 1 + hold_;
       return rollback;
     }
@@ -108,6 +109,11 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
 
 void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before) {
   changes_.push_back({window, curve.size(), std::move(before)});
+}
+
+void Governor::Missed() {
+  changes_.insert(changes_.begin(), taken_back_.begin(), taken_back_.end());
+  taken_back_.clear();
 }
 
 }  // namespace attune

@@ -46,7 +46,12 @@ class Governor {
   // replaced.
   void Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before);
   // The rollback came into force, or a person took over: earlier actions are no longer judged.
-  void Forget() { changes_.clear(); }
+  void Forget() {
+    changes_.clear();
+    taken_back_.clear();
+  }
+  // The rollback did not come into force: what it was to take back is judged again.
+  void Missed();
 
  private:
   struct Change {
@@ -58,7 +63,8 @@ class Governor {
   std::uint64_t hold_;
   std::size_t bending_points_;  // of a curve that is too short for a forecast
   std::uint64_t held_until_ = 0;
-  std::deque<Change> changes_;  // not judged yet, oldest first
+  std::deque<Change> changes_;     // not judged yet, oldest first
+  std::deque<Change> taken_back_;  // by a rollback that is on its way
 };
 
 }  // namespace attune

@@ -24,6 +24,8 @@ constexpr std::size_t kReplay = 4096;
 // The rewards of a job sum to what it gained, so they are not discounted (design §6).
 constexpr double kDiscount = 1.0;
 constexpr double kLambda = 0.95;
+// Returns beyond that are of a job that diverged: they would say nothing but that.
+constexpr double kMostNats = 1e3;
 // Learning gives way to training.
 constexpr int kNiceness = 10;
 
@@ -185,8 +187,8 @@ class NetworkLearner : public Learner {
     const auto advantages = Advantages(rewards, values, kDiscount, kLambda);
     for (std::size_t i = 0; i < trials.size(); ++i) {
       if (trials[i].decider != decider || !InForce(trials[i])) continue;
-      samples[i].advantage = advantages[i];
-      samples[i].target_value = advantages[i] + values[i];
+      samples[i].advantage = std::clamp(advantages[i], -kMostNats, kMostNats);
+      samples[i].target_value = std::clamp(advantages[i] + values[i], -kMostNats, kMostNats);
       collected.push_back(std::move(samples[i]));
     }
   }

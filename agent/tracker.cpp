@@ -73,6 +73,30 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
     curve_.push_back(PointOf(window.reading));
     window_ = window.window + 1;
   }
+  if (!readings_.empty()) {
+    record_.compute_seconds = readings_.back().end_compute;
+    record_.loss = readings_.back().loss;
+  }
+}
+
+Emission Tracker::TakeUp(std::span<const TrialRow> trials, const Hello& hello) {
+  Emission emission;
+  if (trials.empty()) return emission;
+  trials_ = trials.size();
+  last_trial_ = trials.front().id;
+  last_trial_readings_ =
+      static_cast<std::size_t>(std::ranges::count_if(readings_, [&](const WindowReading& reading) {
+        return reading.last_step <= trials.front().step;
+      }));
+  for (const TrialRow& trial : trials) {
+    if (trial.status != AckStatus::kPending) continue;
+    const bool applied = hello.action == trial.id;
+    emission.records.emplace_back(AcknowledgementRecord{
+        trial.id,
+        {applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
+         applied ? "" : "lost on the way: the trainer fell silent and came back without it"}});
+  }
+  return emission;
 }
 
 Emission Tracker::Resume(const Hello& hello) {
@@ -93,6 +117,11 @@ Emission Tracker::Resume(const Hello& hello) {
         ActionReply{pending_->id,
                     {applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
                      applied ? "" : "lost on the way: the trainer connected anew without it"}});
+  }
+  if (last_ && hello.step < last_->step) {
+    // Started anew from a checkpoint: the steps behind it come once more.
+    last_.reset();
+    meter_ = Meter(meter_.Base(), hello.step, readings_.empty() ? 0 : readings_.back().end_compute);
   }
   if (hello.setting != setting_) Withdraw("the trainer came back with another setting", emission);
   setting_ = hello.setting;
@@ -338,12 +367,21 @@ Emission Tracker::Take(const ActionReply& reply) {
       governor_.Forget();
     }
     setting_ = pending_->setting;
+  } else if (pending_->decider == "governor") {
+    governor_.Missed();
   }
   pending_.reset();
   return emission;
 }
 
-Emission Tracker::Take(const Bye& bye, double now) {
+Emission Tracker::Take(const Bye& said, double now) {
+  // A job that diverged has no validation loss, and one that cannot tell its compute has what it
+  // reported last.
+  Bye bye = said;
+  if (bye.validation_loss && !std::isfinite(*bye.validation_loss)) bye.validation_loss.reset();
+  if (!std::isfinite(bye.compute_seconds) || bye.compute_seconds < 0) {
+    bye.compute_seconds = last_ ? last_->compute_seconds : record_.compute_seconds;
+  }
   Emission emission;
   Withdraw("no answer before the job ended", emission);
   if (!meter_.Empty()) CloseWindow(window_++, emission);
@@ -436,9 +474,10 @@ Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
 }
 
 Emission Tracker::Lose(double now) {
+  Emission emission;
+  Withdraw("the job fell silent", emission);
   record_.outcome = Outcome::kLost;
   record_.ended = now;
-  Emission emission;
   emission.records.emplace_back(record_);
   return emission;
 }

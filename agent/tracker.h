@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,11 @@ class Tracker {
   // introduction contradicts the first.
   [[nodiscard]] Emission Resume(const Hello& hello);
 
+  // Goes on where a daemon before this one, or this one before the job fell silent, has stopped:
+  // `trials` are the job's, newest first. The newest still earns its reward; those that were not
+  // answered are, by what the trainer says of itself.
+  [[nodiscard]] Emission TakeUp(std::span<const TrialRow> trials, const Hello& hello);
+
   // Throws std::invalid_argument if the observation cannot be used (FindFault, or a step that does
   // not follow the last one): it is ignored then. `trial_id` is the last id given to a trial; a
   // new trial takes the next.
@@ -56,6 +62,10 @@ class Tracker {
   // Whether an answer to question `id` would still be heard. A question ends with the window behind
   // it, with the job, and when the setting that it was about changes.
   [[nodiscard]] bool IsOpen(std::uint64_t id) const { return asked_ && asked_->trial.id == id; }
+  // Whether the action waits for the trainer's answer.
+  [[nodiscard]] bool IsPending(std::uint64_t action) const {
+    return pending_ && pending_->id == action;
+  }
   // What makes an answer to the open question unusable, or nothing.
   [[nodiscard]] std::optional<std::string> FaultOf(const Answer& answer) const;
   // The job fell silent.

@@ -52,6 +52,26 @@ TEST_CASE("an action whose loss falls behind the forecast is taken back, then no
   CHECK(std::holds_alternative<Governor::Free>(governor.Rule(9, 0.6, At(curve.back()), curve)));
 }
 
+TEST_CASE("an action whose rollback did not arrive is taken back again") {
+  Options options;
+  options.hold = 1;
+  Governor governor{options};
+  auto curve = Falling(6);
+  governor.Changed(3, std::span(curve).first(4), FourHeads());
+  curve.back().loss += 0.5;
+  const auto rolls_back = [&](std::uint32_t window) {
+    return std::holds_alternative<Governor::Rollback>(
+        governor.Rule(window, 0.5, At(curve.back()), curve));
+  };
+  CHECK(rolls_back(5));
+  CHECK_FALSE(rolls_back(6));
+  governor.Missed();
+  CHECK(rolls_back(7));
+  governor.Forget();
+  governor.Missed();
+  CHECK_FALSE(rolls_back(9));
+}
+
 TEST_CASE("a small lag in the first window behind an action is forgiven, a gross one is not") {
   auto curve = Falling(5);
   Governor lenient{Options{}};

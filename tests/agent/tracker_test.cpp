@@ -1,5 +1,6 @@
 #include "agent/tracker.h"
 
+#include <cmath>
 #include <limits>
 #include <map>
 #include <vector>
@@ -351,6 +352,72 @@ TEST_CASE("a job picked up by another daemon goes on in the window where it stoo
   REQUIRE(trials.size() == 1);
   CHECK(trials[0].window == 5);
   CHECK(trials[0].id == 6);
+}
+
+TEST_CASE("what was decided before a job fell silent is rewarded and answered when it is back") {
+  Bench before;
+  for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
+  std::vector<TrialRow> rows;
+  for (const Trial& trial : before.Of<Trial>()) {
+    TrialRow row;
+    row.id = trial.id;
+    row.step = trial.step;
+    rows.insert(rows.begin(), row);
+  }
+  rows[0].status = rows[1].status = AckStatus::kPending;
+  Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt,
+                  before.Of<ObservationRecord>());
+  CHECK(tracker.Record().loss == 5.0);
+  CHECK(tracker.Record().compute_seconds == 30.0);
+
+  Hello hello = test::SmallJob();
+  hello.action = rows[1].id;
+  const std::vector<Record> settled = tracker.TakeUp(rows, hello).records;
+  REQUIRE(settled.size() == 2);
+  const auto& newest = std::get<AcknowledgementRecord>(settled[0]);
+  CHECK(newest.trial == rows[0].id);
+  CHECK(newest.acknowledgement.status == AckStatus::kExpired);
+  CHECK(std::get<AcknowledgementRecord>(settled[1]).acknowledgement.status == AckStatus::kApplied);
+
+  std::uint64_t trial_id = rows[0].id;
+  std::map<std::uint64_t, double> rewards;
+  for (std::uint64_t step = 36; step <= 40; ++step) {
+    const Emission emission =
+        tracker.Take(test::HealthyStep(step, 4.0, before.setting), before.chain, trial_id);
+    for (const Record& record : emission.records) {
+      if (const auto* reward = std::get_if<RewardRecord>(&record)) {
+        rewards[reward->trial] = reward->reward;
+      }
+    }
+  }
+  CHECK(rewards == std::map<std::uint64_t, double>{{rows[0].id, 1.0}});
+}
+
+TEST_CASE("a trainer that was started anew from a checkpoint reports steps once more") {
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 35; ++step) bench.Step(step, 5.0);
+  Hello hello = test::SmallJob();
+  hello.step = 22;
+  static_cast<void>(bench.tracker.Resume(hello));
+  for (std::uint64_t step = 23; step <= 40; ++step) CHECK_NOTHROW(bench.Step(step, 5.0));
+  const auto trials = bench.Of<Trial>();
+  CHECK(trials.back().step == 40);
+  CHECK(trials.back().window == 5);
+}
+
+TEST_CASE("a job that diverged ends without a validation loss") {
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 35; ++step) bench.Step(step, 5.0);
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  const Emission end = bench.tracker.Take(Bye{Outcome::kFinished, 35, kNone, kNone}, 1.0);
+  const auto& job = std::get<JobRecord>(end.records.back());
+  CHECK_FALSE(job.validation_loss);
+  CHECK(job.compute_seconds == 35.0);
+  for (const Record& record : end.records) {
+    if (const auto* reward = std::get_if<RewardRecord>(&record)) {
+      CHECK(std::isfinite(reward->reward));
+    }
+  }
 }
 
 TEST_CASE("a job that was under way before anybody listened begins in the window where it is") {
