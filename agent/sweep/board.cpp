@@ -63,7 +63,7 @@ void Board::End(std::uint64_t run, const std::optional<RunOutcome>& outcome,
   if (!has_result) ++failed_;
   std::string line =
       fmt::format("[{}/{}] run {} ({}): {}", done_, runs_, run, what, Name(outcome->ending));
-  if (has_result) line += fmt::format(", {:.6g}", outcome->last->value);
+  if (outcome->last) line += fmt::format(", {:.6g}", outcome->last->value);
   if (!outcome->why.empty()) line += fmt::format(": {}", outcome->why);
   line += fmt::format(" after {}", Duration(outcome->seconds));
   if (!terminal_) line += fmt::format("; {}", Summary());

@@ -27,6 +27,8 @@ bool HasResult(const Result& result) {
          (result.outcome->ending == Ending::kFinished || result.outcome->ending == Ending::kHalved);
 }
 
+bool IsHalved(const Result& result) { return result.outcome->ending == Ending::kHalved; }
+
 struct Pair {
   const Result* run;
   const Result* partner;
@@ -168,9 +170,15 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     return figure;
   }
 
+  // Of these a run that was stopped early can say nothing.
+  const bool to_the_end =
+      name == "worst_job" || name == "gap_closed" || name == "hindsight" || name == "compute";
+  const auto can_say = [&](const Result& result) {
+    return HasResult(result) && !(to_the_end && IsHalved(result));
+  };
   Lookup runs;
   for (const Result& result : results.runs) {
-    if (HasResult(result)) runs[Key(result.run.policy, result.run)] = &result;
+    if (can_say(result)) runs[Key(result.run.policy, result.run)] = &result;
   }
   std::vector<Pair> pairs;
   for (const Result& result : results.runs) {
@@ -179,7 +187,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
       continue;
     }
     const auto partner = runs.find(Key(selection.against, result.run));
-    if (partner == runs.end() || !HasResult(result) || !Number(result, selection.field) ||
+    if (partner == runs.end() || !can_say(result) || !Number(result, selection.field) ||
         !Number(*partner->second, selection.field)) {
       ++figure.left_out;
     } else {
@@ -191,9 +199,12 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   if (name == "gap_closed") return GapClosed(pairs, runs, selection, figure.left_out);
   if (name == "hindsight") return Hindsight(pairs, runs, selection, minimize, figure.left_out);
   for (const Pair& pair : pairs) {
-    const Point& own = *pair.run->outcome->last;
+    Point own = *pair.run->outcome->last;
     Point other = *pair.partner->outcome->last;
-    if (pair.run->outcome->ending == Ending::kHalved) {  // compared where it was stopped
+    // Compared where the first of them was stopped.
+    if (IsHalved(*pair.partner) && other.compute < own.compute) {
+      own.value = ValueAt(pair.run->points, other.compute).value_or(own.value);
+    } else if (IsHalved(*pair.run)) {
       other.value = ValueAt(pair.partner->points, own.compute).value_or(other.value);
     }
     if (name == "difference") {

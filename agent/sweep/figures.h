@@ -60,7 +60,9 @@ struct Selection {
 
 struct Figure {
   Interval interval;
-  std::size_t left_out = 0;  // runs without a result, or whose partner has none
+  // Runs without a result, or whose partner has none; of worst_job, gap_closed, hindsight and
+  // compute also those that halving stopped.
+  std::size_t left_out = 0;
 };
 
 // Nothing where no run has what the figure needs. Throws std::invalid_argument for a figure that is

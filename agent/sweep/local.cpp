@@ -11,7 +11,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -43,7 +42,18 @@ std::vector<int> AllowedProcessors() {
 pid_t StartTask(const Folder& folder, const Spec& spec, const Run& run,
                 const std::vector<int>& cpus) {
   const std::string log = (folder.Of(run.id) / "task.err").string();
+  // Until the task minds its signals they wait: the runner's handler would lose them.
+  sigset_t stop, before;
+  sigemptyset(&stop);
+  sigaddset(&stop, SIGINT);
+  sigaddset(&stop, SIGTERM);
+  sigprocmask(SIG_BLOCK, &stop, &before);
   const pid_t task = fork();
+  if (task == 0) {
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+  }
+  sigprocmask(SIG_SETMASK, &before, nullptr);
   if (task != 0) return task;
   setpgid(0, 0);           // the terminal's INT is for the runner
   close_range(3, ~0U, 0);  // the runner's lock is not the task's
@@ -123,11 +133,13 @@ class Local : public Executor {
   }
 
   void Stop() override {
-    for (const Slot& slot : slots_) {
+    for (Slot& slot : slots_) {
       if (!slot.run) continue;
-      pid_t task = slot.task;
-      if (task == 0) std::ifstream(folder_.Of(*slot.run) / "lock") >> task;
-      if (task > 0) kill(task, SIGTERM);
+      if (slot.task > 0) {
+        kill(slot.task, SIGTERM);
+      } else if (!Holder::Read(folder_.Of(*slot.run) / "lock").Tell()) {
+        slot.run.reset();  // another host's goes on
+      }
     }
     for (Slot& slot : slots_) {
       if (!slot.run) continue;

@@ -51,13 +51,13 @@ class RunnerLock {
       throw SweepError(fmt::format("cannot write {}: {}", file.string(), std::strerror(errno)));
     }
     if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-      std::string holder;
-      std::getline(std::ifstream(file), holder);
+      const Holder holder = Holder::Read(file);
       close(descriptor_);
       throw SweepError(
-          fmt::format("process {} is running this sweep; see attune sweep status", holder));
+          fmt::format("process {} of {} is running this sweep; see attune sweep status",
+                      holder.process, holder.host));
     }
-    const std::string own = std::to_string(getpid()) + "\n";
+    const std::string own = Holder::Own().Line();
     static_cast<void>(ftruncate(descriptor_, 0));
     static_cast<void>(!write(descriptor_, own.data(), own.size()));
   }
@@ -96,9 +96,11 @@ class SweepDaemon {
 
   // Starts it where it does not answer; says so where it had run before.
   void Keep(Board* board) {
-    if ((child_ && !child_->Ended()) || Clock::now() - looked_ < kDaemonLook) return;
+    if (Clock::now() - looked_ < kDaemonLook) return;
     looked_ = Clock::now();
-    if (AskStatus(paths_)) return;  // another runner's, that still is there
+    // Being asked, it stays also while nobody is tuned. It may be another runner's.
+    if (AskStatus(paths_)) return;
+    if (child_ && !child_->Ended()) return;
     if (board != nullptr)
       board->Say(fmt::format("attuned {}is gone: starting it again",
                              name_.empty() ? "" : "of " + name_ + " "));
@@ -262,10 +264,13 @@ bool StopSweep(const Folder& folder) {
   for (const Run& run : folder.ReadRuns()) locks.push_back(folder.Of(run.id) / "lock");
   bool any = false;
   for (const fs::path& lock : locks) {
-    pid_t holder = 0;
     if (!IsHeld(lock)) continue;
-    std::ifstream(lock) >> holder;
-    if (holder > 0 && kill(holder, SIGTERM) == 0) any = true;
+    const Holder holder = Holder::Read(lock);
+    if (!holder.host.empty() && holder.host != Holder::Own().host) {
+      throw SweepError(fmt::format("process {} of {} has {}: stop it there, or with scancel",
+                                   holder.process, holder.host, lock.string()));
+    }
+    if (holder.Tell()) any = true;
     while (IsHeld(lock)) std::this_thread::sleep_for(kStopLook);
   }
   return any;

@@ -36,7 +36,7 @@ struct Progress {
 [[nodiscard]] Progress RunSweep(const Folder& folder, const RunnerOptions& options);
 
 // Tells a sweep's runner, and the tasks of one that died, to stop, and waits until they have. False
-// where none ran.
+// where none ran. Throws SweepError where one runs on another host.
 bool StopSweep(const Folder& folder);
 
 // Whether a runner has the sweep now.

@@ -39,6 +39,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kGrace{10};  // between TERM and KILL
 constexpr std::chrono::milliseconds kSignalGrace{1000};
 constexpr std::chrono::seconds kMemoryLook{1};
+constexpr int kReadsPerTurn = 16;
 constexpr std::size_t kLongestLine = 1 << 20;  // bytes; what is longer is no point
 
 std::atomic<int> interrupted{0};
@@ -108,28 +109,25 @@ std::vector<std::string> StatFields(const fs::path& process) {
   return fields;
 }
 
-// Processor seconds of a live process and those of its children that have ended (proc(5)).
-double ProcessorSeconds(pid_t process) {
-  const auto fields = StatFields(fs::path("/proc") / std::to_string(process));
-  if (fields.size() < 15) return 0;
+// What the live processes of a group have used: a run may be a wrapper's child.
+struct Usage {
+  double processor_seconds = 0;  // also of those of their children that have ended (proc(5))
+  std::uint64_t memory = 0;      // bytes resident
+};
+Usage UsageOf(pid_t group) {
   double ticks = 0;
-  for (std::size_t field = 11; field < 15; ++field) ticks += std::atof(fields[field].c_str());
-  return ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
-// Bytes resident of all processes of a group.
-std::uint64_t GroupMemory(pid_t group) {
   std::uint64_t pages = 0;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator("/proc", error)) {
     const std::string name = entry.path().filename();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     const auto fields = StatFields(entry.path());
-    if (fields.size() > 21 && std::atoi(fields[2].c_str()) == group) {
-      pages += std::strtoull(fields[21].c_str(), nullptr, 10);
-    }
+    if (fields.size() <= 21 || std::atoi(fields[2].c_str()) != group) continue;
+    for (std::size_t field = 11; field < 15; ++field) ticks += std::atof(fields[field].c_str());
+    pages += std::strtoull(fields[21].c_str(), nullptr, 10);
   }
-  return pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  return {ticks / static_cast<double>(sysconf(_SC_CLK_TCK)),
+          pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE))};
 }
 
 // Starts the run's command; returns its process, whose group has the same number. Throws
@@ -255,9 +253,7 @@ class Task {
     outcome.id = run_.id;
     outcome.started =
         std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    std::array<char, 256> host{};
-    gethostname(host.data(), host.size() - 1);
-    outcome.host = host.data();
+    outcome.host = Holder::Own().host;
     const auto start = Clock::now();
     Pipe out;
     Pipe err;
@@ -356,7 +352,7 @@ class Task {
         End(Ending::kSilence, fmt::format("printed nothing for {:g} s", limits.silence));
       }
       if (limits.memory > 0 && now >= memory_look) {
-        if (const std::uint64_t memory = GroupMemory(process_); memory > limits.memory) {
+        if (const std::uint64_t memory = UsageOf(process_).memory; memory > limits.memory) {
           End(Ending::kMemory, fmt::format("{} MiB resident, over its limit of {} MiB",
                                            memory >> 20U, limits.memory >> 20U));
         }
@@ -388,10 +384,11 @@ class Task {
     if (!err_line_.empty()) Line(err_line_, false);
   }
 
-  // Reads what is there; false at the end of the stream.
+  // Reads what is there, and of a flood a part: limits and signals get their turn. False at the end
+  // of the stream.
   bool Take(int descriptor, std::string& line, bool is_out) {
     std::array<char, 65536> buffer{};
-    while (true) {
+    for (int turn = 0; turn < kReadsPerTurn; ++turn) {
       const ssize_t count = read(descriptor, buffer.data(), buffer.size());
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) return true;
@@ -408,6 +405,7 @@ class Task {
         line.clear();
       }
     }
+    return true;
   }
 
   void Line(const std::string& line, bool is_out) {
@@ -416,7 +414,11 @@ class Task {
       return;
     }
     const json object = json::parse(line, nullptr, false);
-    if (object.is_discarded()) return;
+    if (object.is_discarded()) {
+      // Python's NaN is no JSON: the run has diverged, as with null.
+      if (line.find('"' + spec_.metric + '"') != std::string::npos) last_.reset();
+      return;
+    }
     const auto number = [&](const std::string& name) -> std::optional<double> {
       const auto found = object.find(name);
       if (found == object.end() || !found->is_number()) return std::nullopt;
@@ -430,7 +432,7 @@ class Task {
     point.value = *value;
     point.step = number(spec_.step).value_or(0);
     const auto compute = number(spec_.compute);
-    point.compute = compute ? *compute : ProcessorSeconds(process_);
+    point.compute = compute ? *compute : UsageOf(process_).processor_seconds;
     last_ = point;
     for (const auto& [name, field] : object.items()) {
       if (name != spec_.metric && field.is_number()) last_->fields[name] = field.get<double>();
@@ -472,7 +474,7 @@ TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
   }
   // Whoever wants the task to stop finds it by this number.
   static_cast<void>(ftruncate(lock.Get(), 0));
-  WriteAll(lock.Get(), std::to_string(getpid()) + "\n", path / "lock");
+  WriteAll(lock.Get(), Holder::Own().Line(), path / "lock");
   if (folder.ReadOutcome(run.id)) return TaskEnd::kDone;
   struct sigaction action {};
   action.sa_handler = Interrupt;  // no SA_RESTART: poll is to wake
@@ -480,6 +482,24 @@ TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
   sigaction(SIGTERM, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
   return Task(folder, spec, run).Run(cpus) ? TaskEnd::kDone : TaskEnd::kInterrupted;
+}
+
+Holder Holder::Own() {
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  return {getpid(), host.data()};
+}
+
+Holder Holder::Read(const fs::path& lock) {
+  Holder holder;
+  std::ifstream(lock) >> holder.process >> holder.host;
+  return holder;
+}
+
+std::string Holder::Line() const { return fmt::format("{} {}\n", process, host); }
+
+bool Holder::Tell() const {
+  return process > 0 && host == Own().host && kill(process, SIGTERM) == 0;
 }
 
 bool IsHeld(const fs::path& lock) {

@@ -2,7 +2,11 @@
 // Slurm (`attune sweep task`). It outlives the runner, and its run does not outlive it.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <filesystem>
+#include <string>
 #include <vector>
 
 #include "agent/sweep/plan.h"
@@ -24,5 +28,17 @@ enum class TaskEnd {
 
 // Whether some task holds the run's lock now.
 [[nodiscard]] bool IsHeld(const std::filesystem::path& lock);
+
+// Who holds a lock, as is written in it: nodes of a cluster share the folder.
+struct Holder {
+  pid_t process = 0;  // 0: nobody yet
+  std::string host;
+
+  [[nodiscard]] static Holder Own();
+  [[nodiscard]] static Holder Read(const std::filesystem::path& lock);
+  [[nodiscard]] std::string Line() const;
+  // Tells it to stop (TERM). False where nobody can be told from this host.
+  [[nodiscard]] bool Tell() const;
+};
 
 }  // namespace attune::sweep

@@ -92,6 +92,29 @@ TEST_CASE("a halved run is compared with its twin where it was stopped") {
   CHECK(FigureOf(results, "difference", selection) == Approx(-0.5));
 }
 
+TEST_CASE("what halving stopped says nothing about ends") {
+  Results results = Sample();
+  results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {5, 5, 3.9}}, Ending::kHalved);
+  for (const char* name : {"worst_job", "compute"}) {
+    CAPTURE(name);
+    const auto figure = Compute(name, results, {});
+    REQUIRE(figure);
+    CHECK(figure->left_out == 1);
+    CHECK(figure->interval.count == 1);
+  }
+  CHECK(FigureOf(results, "worst_job") == Approx(2.5 / 3.0));
+}
+
+TEST_CASE("a run is compared with a halved partner where that was stopped") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("random", 4, 0, {{0, 0, 4}, {5, 5, 3}}, Ending::kHalved));
+  Selection selection;
+  selection.policy = "kmeans";
+  selection.against = "random";
+  selection.where = json{{"seed", 0}};
+  CHECK(FigureOf(results, "difference", selection) == Approx(2.0 - 3.0));
+}
+
 TEST_CASE("the worst job is the worst mean over the seeds of a job, not the worst run") {
   Results results = Sample();
   results.runs.push_back(MakeResult("untuned", 8, 0, {{10, 10, 2}}));

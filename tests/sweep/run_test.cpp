@@ -140,11 +140,13 @@ TEST_CASE(
       "6) exec perl -e '$x = \"a\" x (200 << 20); print \"{}\\n\" while sleep 1' ;;\n"
       "7) echo '{\"validation_loss\": 1}'; echo '{\"validation_loss\": null}' ;;\n"
       "8) echo '{\"validation_loss\": 0.5}' ;;\n"
+      "9) echo '{\"validation_loss\": 1}'; echo '{\"validation_loss\": NaN}' ;;\n"
+      "10) exec yes x ;;\n"
       "esac\n";
   const Ended ended = work.Sweep(
       {"run", work.File("bad", script,
-                        "[parameters]\na = [1, 2, 3, 4, 5, 6, 7, 8]\n"
-                        "[limits]\nparallel = 8\nseconds = 4\nsilence = 2\nmemory = '100M'\n")});
+                        "[parameters]\na = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n"
+                        "[limits]\nparallel = 10\nseconds = 4\nsilence = 2\nmemory = '100M'\n")});
   INFO(ended.out << ended.err);
   CHECK(ended.status == 1);
   const auto outcome = [&](std::uint64_t run) { return *work.FolderOf("bad").ReadOutcome(run); };
@@ -158,7 +160,18 @@ TEST_CASE(
   CHECK(outcome(7).ending == sweep::Ending::kFailed);
   CHECK_FALSE(outcome(7).last);
   CHECK(outcome(8).ending == sweep::Ending::kFinished);
-  CHECK_THAT(ended.out, Contains("7 of") || Contains("1 finished"));
+  CHECK(outcome(9).ending == sweep::Ending::kFailed);  // as Python's json writes it
+  CHECK(outcome(10).ending == sweep::Ending::kTime);
+  CHECK_THAT(ended.out, Contains("9 of") || Contains("1 finished"));
+}
+
+TEST_CASE("the compute of a run behind a wrapper is the run's own") {
+  const Workplace work;
+  const std::string script =
+      "perl -e '$| = 1; while ((times)[0] < 0.3) {} print \"{\\\"validation_loss\\\": 1}\\n\"; "
+      "sleep 1'\n";
+  CHECK(work.Sweep({"run", work.File("wrapped", script, "[parameters]\na = [1]\n")}).status == 0);
+  CHECK(work.FolderOf("wrapped").ReadOutcome(1)->last->compute > 0.2);
 }
 
 TEST_CASE("a command that is not there fails its runs with its name") {
