@@ -66,7 +66,7 @@ std::string FilesBelow(const std::filesystem::path& folder, std::string_view end
   return content;
 }
 
-// The one folder below `parent` whose name begins so; empty if there is none.
+// The last folder by name below `parent` whose name begins so; empty if there is none.
 std::filesystem::path FolderLike(const std::filesystem::path& parent, std::string_view beginning) {
   std::filesystem::path last;
   std::error_code error;

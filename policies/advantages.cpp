@@ -1,5 +1,4 @@
 // Advantages: what an action was worth beyond what was expected.
-#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -21,15 +20,6 @@ std::vector<double> Advantages(std::span<const double> rewards, std::span<const 
     next = surprise + discount * lambda * next;
     advantages[i] = next;
   }
-  return advantages;
-}
-
-std::vector<double> GroupAdvantages(std::span<const double> returns) {
-  std::vector<double> advantages(returns.begin(), returns.end());
-  if (returns.empty()) return advantages;
-  const double mean =
-      std::accumulate(returns.begin(), returns.end(), 0.0) / static_cast<double>(returns.size());
-  for (double& advantage : advantages) advantage -= mean;
   return advantages;
 }
 

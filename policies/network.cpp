@@ -337,7 +337,7 @@ void Network::Model::Learn(std::span<const Sample* const> samples, UpdateReport&
           torch::nn::utils::clip_grad_norm_(layers.parameters(), options.max_gradient_norm);
       if (!std::isfinite(norm)) {
         throw NetworkError(
-            "a gradient is not finite; the weights were left as they are: look for "
+            "a gradient is not finite; its minibatch and those behind it were left out: look for "
             "rewards or features that are not finite");
       }
       adam.step();

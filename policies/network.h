@@ -144,7 +144,4 @@ class Network : public Policy {
                                              std::span<const double> values, double discount,
                                              double lambda);
 
-// Advantages within a group: each return less the group's mean (like compared with like).
-[[nodiscard]] std::vector<double> GroupAdvantages(std::span<const double> returns);
-
 }  // namespace attune

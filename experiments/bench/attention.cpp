@@ -1,9 +1,8 @@
 // What attune costs inside a trainer, beside the same attention bare.
 //
 //   attune-bench-attention meter     measuring a step, beside that step's forward pass
-//   attune-bench-attention slim      a step with a part of the heads, beside attention built so
-//   small attune-bench-attention overhead  a step with attune at the default cadence, beside a bare
-//   one
+//   attune-bench-attention slim      a step with a part of the heads, beside attention so small
+//   attune-bench-attention overhead  a step with attune at the default cadence, beside a bare one
 //
 // Attention has the shape of GPT-2 small: width 768, 12 heads. Processor seconds of one thread.
 #include "collectors/attention.h"

@@ -9,7 +9,6 @@
 #include <fstream>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <variant>
@@ -687,12 +686,4 @@ TEST_CASE("advantages are one-step surprises at lambda 0 and returns less values
   CHECK(whole[1] == Approx(-2 + 0.9 * 3 + 0.81 * 4 - 1.5));
   CHECK(whole[0] == Approx(1 - 0.9 * 2 + 0.81 * 3 + 0.729 * 4 - 0.5));
   CHECK_THROWS_AS(Advantages(rewards, rewards, discount, 1), std::invalid_argument);
-}
-
-TEST_CASE("advantages within a group add up to nothing and keep the returns' distances") {
-  const std::vector<double> advantages = GroupAdvantages(std::vector<double>{1, 4, 2.5, -3});
-  CHECK(std::accumulate(advantages.begin(), advantages.end(), 0.0) == Approx(0).margin(1e-12));
-  CHECK(advantages[1] - advantages[0] == Approx(3));
-  CHECK(advantages[3] - advantages[2] == Approx(-5.5));
-  CHECK(GroupAdvantages({}).empty());
 }
