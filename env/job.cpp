@@ -45,6 +45,9 @@ std::string_view Name(BudgetKind kind) {
 std::optional<std::string> FindFault(const JobSpec& spec) {
   if (const auto fault = FindNameFault(spec.key)) return "key " + *fault;
   if (const auto fault = FindNameFault(spec.name)) return "name " + *fault;
+  if (!spec.policy.empty()) {
+    if (const auto fault = FindNameFault(spec.policy)) return "policy " + *fault;
+  }
   const Budget& budget = spec.budget;
   if (budget.kind != BudgetKind::kCompute && budget.kind != BudgetKind::kSteps) {
     return "budget: kind " + std::to_string(static_cast<int>(budget.kind)) +

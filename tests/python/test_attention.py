@@ -1,6 +1,7 @@
 """Tuned attention: what it computes, skips, measures, keeps and gives back."""
 
 import copy
+from dataclasses import replace
 
 import attune
 import pytest
@@ -10,6 +11,7 @@ from models import OwnModel, apply, attached, encoder, train, varied
 from torch import nn
 
 IMPORTANCE = METRICS.index("importance")
+NORM = METRICS.index("output_norm")
 
 
 def batch(length=20, width=32, seed=0):
@@ -145,6 +147,35 @@ def test_masks_of_each_head_go_with_their_heads():
     torch.testing.assert_close(plain, tuned, atol=1e-5, rtol=1e-5)
     assert weights.shape == (3, 4, 6, 6)
     assert not weights[:, 2].any()
+
+
+def test_a_mask_without_a_batch_goes_with_its_heads_too():
+    heads = [torch.randn(2, 4, 20, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    mask = torch.randn(4, 20, 20)
+    attention = attune.Attention(4, 8, context=64).train()
+    bare = attention(*heads, mask)
+    handle = attached(attention)
+    tuning = handle._tuned.places[0].tuning
+    tuning.measure_next(torch.full((18,), 0.5))
+    torch.testing.assert_close(attention(*heads, mask), bare)
+    assert (tuning.take_numbers()[:, -1] > 0).all()
+    keep_two = replace(attune.Setting.neutral(4), active=b"\x01\x00\x00\x01")
+    apply(handle, keep_two)
+    torch.testing.assert_close(attention(*heads, mask)[:, [0, 3]], bare[:, [0, 3]])
+
+
+def test_heads_that_cannot_be_cut_out_are_measured_beside_the_active_ones():
+    heads = torch.randn(3, 2, 4, 20, 8, generator=torch.Generator().manual_seed(0))
+    attention = attune.Attention(4, 8, context=64).train()
+    handle = attached(attention)
+    tuning = handle._tuned.places[0].tuning
+    tuning.uncut = True
+    apply(handle, replace(attune.Setting.neutral(4), active=b"\x01\x00\x00\x01"))
+    tuning.measure_next(torch.full((18,), 0.5))
+    attention(*heads)
+    numbers = tuning.take_numbers()
+    assert numbers[[0, 3], NORM].mean() == pytest.approx(1)
+    assert not numbers[[1, 2]].any()
 
 
 def test_skipped_heads_are_not_computed_and_get_no_gradient():

@@ -1,5 +1,6 @@
 """A trainer with attach: what it tells the daemon, what it applies, and what never breaks it."""
 
+import gc
 import math
 import socket
 import warnings
@@ -113,10 +114,50 @@ def test_a_model_that_holds_a_setting_introduces_itself_with_it(router):
     model = OwnModel()
     handle = attached(model)
     model.load_state_dict(first.state_dict())
-    train(model, handle, batch(), 1)
-    assert handle.setting == one.setting
+    hello = next_of(router, Hello, trainer(model, handle))
+    assert hello.setting == handle.setting == one.setting
     handle.remove()
     one.remove()
+
+
+def test_a_setting_that_is_loaded_on_the_way_is_told_to_the_daemon(router):
+    model = OwnModel()
+    handle = attached(model)
+    step = trainer(model, handle)
+    assert next_of(router, Hello, step).setting == attune.Setting.neutral(4)
+    router.send(Welcome(1, 2, 30.0))
+    next_of(router, Observation, step)
+    model.attention.attune.apply_setting(varied(handle.sites))
+    hello = next_of(router, Hello, step)
+    assert hello.setting == handle.setting == varied(handle.sites)
+    assert hello.step == handle.steps
+    handle.remove()
+
+
+def test_a_job_without_a_daemon_keeps_no_losses():
+    def tensors():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    handle = attached(OwnModel())
+    handle.step(torch.tensor(1.0))
+    before = tensors()
+    for _ in range(100):
+        handle.step(torch.tensor(1.0))
+    assert tensors() == before
+
+
+def test_a_site_that_was_never_measured_gives_no_reason_to_act(router):
+    model = OwnModel().eval()
+    handle = attached(model)
+    with pytest.warns(RuntimeWarning, match="did not measure"):
+        next_of(router, Hello, lambda: handle.step(1.0))
+        router.send(Welcome(1, 1, 30.0))
+        observation = next_of(router, Observation, lambda: handle.step(1.0))
+    metrics = dict(zip(METRICS, observation.metrics[: len(METRICS)], strict=True))
+    assert 0.15 < metrics["entropy"] < 0.98
+    assert metrics["output_norm"] == 1
+    handle.remove()
 
 
 def test_without_a_daemon_a_job_trains_on_and_says_so_once(monkeypatch):
@@ -246,6 +287,15 @@ def test_a_projection_that_does_not_hold_its_heads_cannot_be_baked():
     handle = attached(model)
     apply(handle, varied(handle.sites))
     with pytest.raises(ValueError, match="site 'attention' cannot be baked: a projection of 32"):
+        handle.bake()
+
+
+def test_a_projection_whose_weight_is_computed_cannot_be_baked():
+    model = OwnModel()
+    nn.utils.parametrizations.orthogonal(model.query)
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match="no plain Linear"):
         handle.bake()
 
 

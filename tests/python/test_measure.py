@@ -85,6 +85,15 @@ def test_rows_that_see_less_than_two_keys_do_not_count():
     assert found.isfinite().logical_or(found.isinf()).all()
 
 
+def test_where_no_row_sees_two_keys_all_is_0():
+    query, key, output = inputs()
+    mask = torch.zeros(20, dtype=torch.bool)
+    mask[0] = True
+    found = numbers(query, key, output, torch.tensor([3]), torch.tensor([0]), 0.3, mask)
+    found[:, NORM] = 0  # of the output alone
+    assert not found.any()
+
+
 def test_a_mask_that_is_added_counts_as_the_boolean_one_that_hides_the_same_keys():
     query, key, output = inputs()
     visible = torch.rand(2, 1, 20, 20, generator=torch.Generator().manual_seed(1)) > 0.4

@@ -48,6 +48,7 @@ def test_a_probe_without_an_endpoint_does_nothing():
         (JOB, scaled(1), "nonsense", "endpoint 'nonsense'"),
         (JOB, scaled(1), "tcp://127.0.0.1:1", "three keys"),
         (replace(JOB, key=""), scaled(1), "ipc:///x", "key is empty"),
+        (replace(JOB, policy="p" * 201), scaled(1), "ipc:///x", "policy has 201 bytes"),
         (JOB, scaled(17), "ipc:///x", "scale: head 0"),
         (JOB, Setting.neutral(3), "ipc:///x", "scale: there are 3 entries"),
     ],

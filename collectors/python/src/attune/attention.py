@@ -119,6 +119,8 @@ class Tuning(nn.Module):
                     f"'{prefix}{name}' to begin anew"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if not self.scale.is_meta:
+            self.plan()  # compiled code does not look whether buffers were written
 
     def apply_setting(self, part: Setting) -> None:
         """Takes effect at the next forward.
@@ -273,17 +275,20 @@ class Tuning(nn.Module):
     ) -> None:
         """Measures a forward pass where that was wished; arguments as `measure.numbers` has them.
 
-        Heads are the active ones.
+        Heads are the active ones, or all where none can be cut out.
         """
         if not (self.measuring and self.training):
             return
         batch, length, keys = query.shape[0], query.shape[2], key.shape[2]
         if batch == 0 or length == 0 or keys < 2:
             return
+        if self.uncut:
+            query, key, output = (part.index_select(1, self.index) for part in (query, key, output))
+            mask = self.cut_mask(mask, self.index)
         view = self._view(mask, causal, batch, length, keys)
         with torch.no_grad():
             found = measure.numbers(query.detach(), key.detach(), output.detach(), view, scaling)
-            if self.skips:
+            if self.skips or self.uncut:
                 self.measured.index_copy_(0, self.index, found)
             else:
                 self.measured.copy_(found)
@@ -339,6 +344,8 @@ class Tuning(nn.Module):
             return kernel(query, key, value, mask)
         timed = self.measuring and self.training and not _compiling()
         start = time.process_time() if timed else 0.0
+        if mask is not None and mask.dim() == 3:
+            mask = mask.unsqueeze(0)  # [heads, queries, keys], as it broadcasts
         plan = self.plan()
         groups = self.site.heads // key.shape[1]
         if plan.active is not None:
@@ -362,10 +369,10 @@ class Tuning(nn.Module):
         return self.restore(output, plan.active, 1)
 
     def cut_mask(self, mask: Tensor | None, index: Tensor) -> Tensor | None:
-        """The mask of the active heads; one that is the same for all heads as it is."""
-        if mask is None or mask.dim() < 4 or mask.shape[1] != self.site.heads or mask.shape[1] == 1:
+        """The mask of the active heads; as it is where all share it, or where it is no tensor."""
+        if not isinstance(mask, Tensor) or mask.dim() < 4 or mask.shape[1] != self.site.heads:
             return mask
-        return mask.index_select(1, index)
+        return mask if self.site.heads == 1 else mask.index_select(1, index)
 
     def restore(self, part: Tensor, index: Tensor, dim: int) -> Tensor:
         """All heads, with zeros at those that were skipped."""

@@ -73,11 +73,12 @@ def exchange(
         return Exchange(numbers, loss, share, compute_seconds, measure_every, setting)
     world, me, heads = dist.get_world_size(), dist.get_rank(), numbers.shape[0]
     logit = measure.LARGEST_LOGIT
-    measured = (numbers[:, -1:] > 0).to(torch.float64)
-    part = torch.cat((numbers[:, :-1].double() * measured, measured), 1)
+    measured = numbers[:, -1:] > 0
+    told_of = numbers[:, :-1].double().masked_fill(~measured, 0)
+    part = torch.cat((told_of, measured.double()), 1)
     logits = torch.zeros(world, heads, dtype=torch.float64, device=numbers.device)
     # Every rank its own row, so that the sum keeps them apart.
-    logits[me] = numbers[:, logit].double() * measured[:, 0]
+    logits[me] = told_of[:, logit]
     decided = torch.zeros(5 + 3 * heads, dtype=torch.float64)
     decided[:3] = torch.tensor([loss / world, share / world, compute_seconds], dtype=torch.float64)
     if me == 0:

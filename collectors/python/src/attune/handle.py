@@ -83,7 +83,9 @@ class Handle:
         self._born = time.monotonic()
         self._measure_every = MEASURE_EVERY_AT_FIRST
         self._measuring = False
-        self._losses: list[float | Tensor] = []  # since the last observation
+        self._loss_sum: float | Tensor = 0.0  # since the last observation
+        self._loss_count = 0
+        self._others_seconds = 0.0  # compute of the other ranks, as last told
         self._last_numbers = _placeholder(self._job.heads)
         self._last_observation: Observation | None = None
         self._warned: set[str] = set()
@@ -167,7 +169,9 @@ class Handle:
         if self._removed or self._finished:
             return False
         self._step += 1
-        self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+        value = loss.detach().float() if isinstance(loss, Tensor) else float(loss)
+        self._loss_sum = self._loss_sum + value
+        self._loss_count += 1
         changed = False
         try:
             changed = self._report(loss_scale)
@@ -205,7 +209,8 @@ class Handle:
         self._finished = True
         for place in self._tuned.places:
             place.tuning.measuring = False
-        self._probe.finish(outcome, self._step, self._compute_seconds, validation_loss)
+        seconds = self._compute_seconds + self._others_seconds
+        self._probe.finish(outcome, self._step, seconds, validation_loss)
         self._pass_on_complaint()
 
     def remove(self) -> None:
@@ -254,7 +259,8 @@ class Handle:
 
     def _report(self, loss_scale: float) -> bool:
         """What is due at a safe point; True where the setting changed."""
-        self._tuned.follow()
+        if self._tuned.follow():
+            self._probe.resettle(self._tuned.setting)
         if not self._measuring:
             # With several ranks an action waits for the next measured step, which all ranks know.
             if distributed.rank() == 0:
@@ -294,6 +300,7 @@ class Handle:
             action.setting if action is not None else None,
         )
         self._measure_every = told.measure_every
+        self._others_seconds = told.compute_seconds - (self._compute_seconds + seconds)
         if distributed.rank() == 0:
             self._observe(told)
         self._pass_on_complaint()
@@ -307,9 +314,9 @@ class Handle:
         return False
 
     def _mean_loss(self) -> float:
-        losses, self._losses = self._losses, []
-        total = sum(float(loss) for loss in losses)
-        return total / len(losses)
+        mean = float(self._loss_sum) / self._loss_count
+        self._loss_sum, self._loss_count = 0.0, 0
+        return mean
 
     def _observe(self, told: distributed.Exchange) -> None:
         self._last_numbers = self._complete(told.numbers)
@@ -398,9 +405,9 @@ _ZEROS = [0.0] * PROFILE_BINS
 
 
 def _placeholder(heads: int) -> list[list[float]]:
-    """Of a head that was never measured: it attends evenly and nothing hangs on it."""
-    row = [1.0] + [0.0] * (len(METRICS) - 1) + [1 / PROFILE_BINS] * PROFILE_BINS + [1.0]
-    return [row] * heads
+    """Of a head that was never measured: nothing about it gives a reason to act."""
+    metrics = dict.fromkeys(METRICS, 0.0) | {"entropy": 0.5, "output_norm": 1.0}
+    return [[*metrics.values(), *[1 / PROFILE_BINS] * PROFILE_BINS, 1.0]] * heads
 
 
 def attach(

@@ -30,7 +30,7 @@ from attune.protocol import (
     decode,
     encode,
 )
-from attune.values import Observation, observation_fault, setting_fault
+from attune.values import Observation, Setting, observation_fault, setting_fault
 
 _QUEUED_MESSAGES = 32
 _RECONNECT_MILLISECONDS = 100
@@ -65,6 +65,7 @@ class Line:
         self._hello = hello  # its job; step, setting and action as they were last told
         self.step = hello.step
         self._introduced = False
+        self._hello_old = False  # the one that was said has another setting
         self._hello_sent: float | None = None
         self._last_sent = now
         self._last_heartbeat = now
@@ -94,7 +95,8 @@ class Line:
         self.compute_seconds = observation.compute_seconds
         self._speak(time.monotonic())
         # Behind an answer that could not be sent: the daemon must not see an action's effect first.
-        if self._introduced and not self._replies and self._writable():
+        said = self._introduced and not self._hello_old and not self._replies
+        if said and self._writable():
             fault = observation_fault(observation, self._hello.job.sites)
             if fault:
                 self.complaint = f"observation of step {observation.step}: {fault}"
@@ -119,6 +121,16 @@ class Line:
         action = self._next_action() if take else None
         self._speak(time.monotonic())
         return action
+
+    def resettle(self, setting: Setting) -> None:
+        """Says Hello anew at the next call: another setting is in force than the daemon knows."""
+        if self._waiting is not None:  # decided for the setting before
+            why = "the trainer loaded another setting"
+            self._answer(self._waiting, AckStatus.REJECTED, self.step, why)
+            self._waiting = None
+        self._hello = replace(self._hello, setting=setting)
+        self._hello_old = True
+        self._hello_sent = None
 
     def applied(self, action: ActionRequest, step: int) -> None:
         """Answers that the action is in force since this step."""
@@ -182,6 +194,7 @@ class Line:
         if not self._writable() or not self._send(replace(self._hello, step=self.step)):
             return
         self._hello_sent = now
+        self._hello_old = False
         if not self._introduced:
             self.last_heard = now
         self._introduced = True
@@ -189,9 +202,9 @@ class Line:
     def _speak(self, now: float) -> None:
         """Says what is due: Hello, answers that wait, a heartbeat. Observations go behind them."""
         silent = self._introduced and now - self.last_heard >= _LIVENESS * self._heartbeat
-        if not self._introduced or silent:
+        if not self._introduced or silent or self._hello_old:
             self._introduce(now)
-        if not self._introduced:
+        if not self._introduced or self._hello_old:
             return
         while self._replies and self._send(self._replies[0]):
             self._replies.popleft()

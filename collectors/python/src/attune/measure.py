@@ -182,7 +182,7 @@ def _numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: fl
     profile = profile.scatter_add_(3, view.bins.expand(p.shape), p)
     metrics = [
         entropy.clamp(0, 1),
-        logits.amax((0, 2, 3)),
+        logits.amax((0, 2, 3)).masked_fill(view.counted.expand(norms.shape) == 0, 0),
         top,
         first,
         norms / norms.mean().clamp_min(torch.finfo(torch.float32).tiny),

@@ -117,6 +117,12 @@ class Probe:
         line = self._live_line()
         return None if line is None else line.poll(step, take)
 
+    def resettle(self, setting: Setting) -> None:
+        """Tells the daemon that another setting is in force, which it did not decide."""
+        line = self._live_line()
+        if line is not None:
+            line.resettle(setting)
+
     def applied(self, action: ActionRequest, step: int) -> None:
         """The truth about the action that `poll` returned: it is in force since this step."""
         line = self._live_line()

@@ -125,16 +125,21 @@ class TunedModel:
         for place in self.places:
             place.tuning.measure_next(draws, views)
 
-    def follow(self) -> None:
-        """Takes up what the buffers say where a checkpoint was loaded, or the model moved."""
+    def follow(self) -> bool:
+        """Takes up what the buffers say where a checkpoint was loaded, or the model moved.
+
+        Returns:
+            Whether it is another setting.
+        """
         versions = self._buffer_versions()
         if versions == self._versions:
-            return
+            return False
         self._versions = versions
-        self.setting = self.read()
+        before, self.setting = self.setting, self.read()
         for place in self.places:
             place.tuning.plan()
         self._spread_skips()
+        return self.setting != before
 
     def read(self) -> Setting:
         """What the buffers say now."""

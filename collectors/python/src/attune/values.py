@@ -259,6 +259,8 @@ def job_fault(job: JobSpec) -> str | None:
         fault = _name_fault(name)
         if fault:
             return f"{what} {fault}"
+    if job.policy and (fault := _name_fault(job.policy)):
+        return f"policy {fault}"
     budget = job.budget
     if not (math.isfinite(budget.amount) and budget.amount > 0):
         return f"budget: the amount is {budget.amount}; use a finite one above 0"

@@ -97,19 +97,24 @@ def fold(
     """Multiplies the part of a projection that belongs to each head by the head's factor.
 
     Args:
-        linear: torch.nn.Linear, or a module with `weight` [inputs, outputs] such as Conv1D of
-            transformers.
+        linear: torch.nn.Linear, or Conv1D of transformers, whose `weight` is [inputs, outputs].
         factors: One for each head.
         head_width: Outputs (or inputs) of one head.
         inputs: Whether heads lie along the inputs: the output projection.
         first: The first output (or input) of head 0.
 
     Raises:
-        ValueError: Where the projection is too small to hold them.
+        ValueError: Where it is neither, its weight is no plain parameter, or it is too small.
     """
     weight, bias = linear.weight, getattr(linear, "bias", None)
-    assert isinstance(weight, torch.Tensor)
-    fold_weight(weight, factors, head_width, inputs != (not isinstance(linear, nn.Linear)), first)
+    transposed = type(linear).__name__ == "Conv1D"
+    known = transposed or isinstance(linear, nn.Linear)
+    if not known or not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+        raise ValueError(
+            f"{type(linear).__name__} is no plain Linear or Conv1D; merge adapters, remove "
+            "parametrizations and quantization first"
+        )
+    fold_weight(weight, factors, head_width, inputs != transposed, first)
     if isinstance(bias, torch.Tensor) and not inputs:
         fold_weight(bias, factors, head_width, False, first)
 

@@ -87,7 +87,8 @@ class AttuneCallback(TrainerCallback, ExportableState):
         """The safe point."""
         if self.handle is None:
             return
-        self.handle.step(self._losses.take())
+        averaged = getattr(args, "average_tokens_across_devices", False)
+        self.handle.step(self._losses.take(args.world_size if averaged else 1))
         if self._writer is not None:
             from attune.integrations import tensorboard
 
@@ -126,8 +127,7 @@ class _Losses:
 
     def __init__(self) -> None:
         self._hook: Any = None
-        self._sum: float | torch.Tensor = 0.0
-        self._batches = 0
+        self._seen: list[torch.Tensor] = []
         self._shares = False  # they are shares of a sum over the step's batches, not means
 
     def follow(self, model: nn.Module) -> None:
@@ -139,17 +139,21 @@ class _Losses:
             self._hook.remove()
             self._hook = None
 
-    def take(self) -> float | torch.Tensor:
-        """Their mean; NaN where there was none. Begins anew."""
-        count = 1 if self._shares else self._batches
-        mean = self._sum / count if self._batches else float("nan")
-        self._sum, self._batches = 0.0, 0
-        return mean
+    def take(self, ranks: int) -> float | torch.Tensor:
+        """Their mean; NaN where there was none. Begins anew.
+
+        Args:
+            ranks: Over which shares are shares: this process has seen that part of the sum.
+        """
+        seen, self._seen = self._seen, []
+        if not seen:
+            return float("nan")
+        losses = torch.stack([loss.to(seen[0].device) for loss in seen])
+        return losses.sum() * ranks if self._shares else losses.mean()
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
         if not module.training or not isinstance(loss, torch.Tensor):
             return
-        self._sum = self._sum + loss.detach().mean()
-        self._batches += 1
+        self._seen.append(loss.detach().mean())  # of nn.DataParallel's threads and devices too
         self._shares = kwargs.get("num_items_in_batch") is not None
