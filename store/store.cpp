@@ -264,24 +264,21 @@ void Store::Checkpoint() { connection_->database.Checkpoint(); }
 
 void Store::Put(const JobRecord& job) {
   Database& database = connection_->database;
+  database.Execute(
+      "UPDATE jobs SET started = ?, ended = ?, outcome = ?, steps = ?, compute_seconds = ?,"
+      " loss = ?, validation_loss = ? WHERE id = ?",
+      job.started, job.ended, job.outcome, job.steps, job.compute_seconds, job.loss,
+      job.validation_loss, job.id);
+  if (database.Changes() > 0) return;
   const JobSpec& spec = job.spec;
   Savepoint savepoint(database);
-  // REPLACE would delete the row first, and with it the job's trials.
   database.Execute(
       "INSERT INTO jobs (id, key, name, budget_kind, budget_amount, budget_price, seed,"
       " learning_rate, started, ended, outcome, steps, compute_seconds, loss, validation_loss,"
-      " policy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-      "SET"
-      " key = excluded.key, name = excluded.name, budget_kind = excluded.budget_kind,"
-      " budget_amount = excluded.budget_amount, budget_price = excluded.budget_price,"
-      " seed = excluded.seed, learning_rate = excluded.learning_rate, started = excluded.started,"
-      " ended = excluded.ended, outcome = excluded.outcome, steps = excluded.steps,"
-      " compute_seconds = excluded.compute_seconds, loss = excluded.loss,"
-      " validation_loss = excluded.validation_loss, policy = excluded.policy",
+      " policy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
       spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
       job.compute_seconds, job.loss, job.validation_loss, spec.policy);
-  database.Execute("DELETE FROM sites WHERE job = ?", job.id);
   std::size_t position = 0;
   for (const Site& site : spec.topology.sites) {
     database.Execute("INSERT INTO sites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", job.id, position++,

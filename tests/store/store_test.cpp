@@ -360,7 +360,7 @@ TEST_CASE("policies are read back newest first") {
   CHECK(policies[1].provenance == "moved");
 }
 
-TEST_CASE("a job that is put again keeps its trials, windows and anomalies") {
+TEST_CASE("a job that is put again keeps its introduction, trials, windows and anomalies") {
   const TemporaryFolder folder;
   Store store = StoreWithJob(folder / "store.db");
   store.Put(SampleTrial(1, 1));
@@ -369,8 +369,11 @@ TEST_CASE("a job that is put again keeps its trials, windows and anomalies") {
   store.PutAnomalies(1, std::vector<Anomaly>(1));
   JobRecord job = SampleJob(1);
   job.outcome = Outcome::kFailed;
-  job.spec.topology.sites.pop_back();
-  store.Put(job);
+  job.steps += 10;
+  JobRecord other = job;
+  other.spec.name = "another";
+  other.spec.topology.sites.pop_back();
+  store.Put(other);
   const JobRecord read = store.FindJob(1).value();
   CheckEqual(read, job);
   CHECK(read.trials == 2);
