@@ -273,10 +273,10 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   std::vector<TrialRow> trials;  // that it has had, newest first
   if (job == jobs_.end()) {
     const auto earlier = store_.FindJobByKey(key);
-    if (earlier &&
-        (earlier->outcome == Outcome::kFinished || earlier->outcome == Outcome::kFailed)) {
+    // One that failed may go on from a checkpoint, as one that was killed.
+    if (earlier && earlier->outcome == Outcome::kFinished) {
       Refuse(peer, ErrorCode::kContradiction,
-             fmt::format("job '{}' (key {}) has ended before; give every run a key of its own "
+             fmt::format("job '{}' (key {}) has finished before; give every run a key of its own "
                          "(ATTUNE_JOB)",
                          earlier->spec.name, key));
       return;
@@ -449,7 +449,10 @@ void Daemon::Loop::Take(const std::string& peer, const UsePolicy& use) {
   }
   chain_.Use(use.name);
   spdlog::info("policy {} decides from now on", use.name);
-  Send(peer, Reply{true, fmt::format("policy {} decides until attuned stops", use.name)});
+  Send(peer,
+       Reply{true,
+             fmt::format("policy {} decides until attuned stops or reads its configuration anew",
+                         use.name)});
 }
 
 void Daemon::Loop::Take(const std::string& peer, const Serve& serve) {

@@ -131,7 +131,7 @@ const std::vector<Knob>& Table() {
        0,
        0,
        {},
-       "that a new state directory begins with: shipped, none or a checkpoint's file"},
+       "initial network of a new state directory: shipped, none or a checkpoint's file"},
       {"learn", &Options::learn, "", 0, 0, {}, "whether the network learns from finished jobs"},
       {"explore",
        &Options::explore,

@@ -107,7 +107,7 @@ to choose.
      .usage = "list | use NAME",
      .summary = "who decides: list the policies, or choose one",
      .about = "list shows the policies and the network's lessons; use NAME lets NAME decide until "
-              "attuned stops.\n",
+              "attuned stops\nor reads its configuration anew (HUP).\n",
      .unnamed = {{"verb", Kind::kText, "VERB", "what to do", "list use", "list"},
                  {"name", Kind::kText, "NAME", "who is to decide",
                   "auto keep random kmeans qk_clip importance explore network external"}},
@@ -155,7 +155,7 @@ there is quantile(x, q).
 
 A run prints lines of JSON, such as {"step": 400, "compute_seconds": 31.5, "validation_loss": 1.83};
 the last one is its result. agent/sweep/README.md has every key: ranges, cases, limits, halving, bars.
-A sweep that began is gone on with. Exit status: 0 all runs have a result, 1 some have not.
+A sweep already begun is continued. Exit status: 0 all runs have a result, 1 some have not.
 )",
      .unnamed = {{"file", Kind::kText, "FILE", "the sweep, TOML"}},
      .flags = {{"dry-run", Kind::kSwitch, "", "only list the runs that it would have"},
@@ -225,7 +225,7 @@ the one of this history must not, for it would give the new numbers itself.
      .usage = "[--older-than AGE] [--larger-than SIZE] [--dry-run]",
      .summary = "forget old jobs, and give their space back",
      .about =
-         R"(Whole jobs with all that belongs to them, those that ended first at first; never a running one, nor
+         R"(Whole jobs with all that belongs to them, earliest-ended first; never a running one, nor
 the newest job and the newest trial's, so that no number is given twice. Giving space back rewrites
 the file: it takes as much room beside it as what is left, and attuned, which may run, writes what it
 has meanwhile when it is done.

@@ -205,7 +205,8 @@ int Of(const std::map<std::string, int>& counts, const char* name) {
   return found == counts.end() ? 0 : found->second;
 }
 
-void Tell(const Summary& summary) {
+// `where`: the flag that other commands need to find the history, or empty.
+void Tell(const Summary& summary, const std::string& where) {
   const JobRecord& job = summary.job;
   std::string deciders;
   for (const auto& [decider, count] : summary.deciders) {
@@ -225,9 +226,10 @@ void Tell(const Summary& summary) {
              "came of it: rewards of {:+.3f} nats in all; active heads: {}; scales {:.3g} "
              "to {:.3g}; {} anomalies\n",
              summary.reward, DescribeHeads(summary), least, most, summary.anomalies);
-  fmt::print(stderr,
-             "more: attune trials --job {}; attune explain TRIAL; attune anomalies --job {}\n",
-             job.id, job.id);
+  fmt::print(
+      stderr,
+      "more: attune trials{} --job {}; attune explain{} TRIAL; attune anomalies{} --job {}\n",
+      where, job.id, where, where, job.id);
 }
 
 void WriteReport(const Summary& summary, std::ofstream& stream) {
@@ -317,7 +319,9 @@ int Run(const std::vector<std::string>& words) {
     daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);
     if (const auto summary = Summarise(store, key)) {
-      Tell(*summary);
+      Tell(*summary, arguments.Has("state-directory")
+                         ? fmt::format(" --state-directory {}", arguments.paths.state.string())
+                         : "");
       if (report.is_open()) WriteReport(*summary, report);
     } else {
       fmt::print(stderr,

@@ -293,6 +293,30 @@ TEST_CASE("what cannot be used is answered with an error and harms nobody") {
   CHECK(status.jobs.front().step <= 1);
 }
 
+TEST_CASE("a job that failed goes on from its checkpoint under its key") {
+  const Running daemon(TemporaryDirectory());
+  Trainer trainer(daemon.Endpoint());
+  Hello hello = test::SmallJob();
+  trainer.Say(hello);
+  static_cast<void>(trainer.Hear<Welcome>());
+  for (std::uint64_t step = 1; step <= 15; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+  trainer.Say(Bye{Outcome::kFailed, 15, 15.0, std::nullopt});
+  hello.step = 12;
+  trainer.Say(hello);
+  CHECK(trainer.Hear<Welcome>().job == 1);
+  for (std::uint64_t step = 13; step <= 30; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, hello.setting));
+  }
+  trainer.Say(Bye{Outcome::kFinished, 30, 30.0, 4.0});
+  trainer.Say(StatusRequest{});
+  CHECK(trainer.Hear<Status>().errors == 0);
+  const auto job = daemon.History().FindJob(1);
+  CHECK(job->outcome == Outcome::kFinished);
+  CHECK(job->validation_loss == 4.0);
+}
+
 TEST_CASE("a job goes on with the next daemon after the first has died") {
   const auto directory = TemporaryDirectory();
   const Hello hello = test::SmallJob();
