@@ -117,7 +117,8 @@ class Store {
 
   // Inserts, or replaces what has the same id (jobs, trials) or (job, window) or (name, version). A
   // job keeps its introduction, trials, windows and anomalies, a trial the time at which it was
-  // first put. All but policies need their job in the store; RecordError where a record cannot be written.
+  // first put. All but policies need their job in the store; RecordError where a record cannot be
+  // written.
   void Put(const JobRecord& job);
   void Put(const Trial& trial);
   void Put(const ObservationRecord& observation);
