@@ -65,13 +65,15 @@ void Copy(const fs::path& from, const fs::path& to) {
   source.CopyTo(target);
 }
 
-// The columns of a table but `job` and, where it is the number that merging gives anew, `id`: with
+// The columns of a table but the numbers that merging gives anew, `id`, `job` and `trial`: with
 // `format` around each, commas between.
 std::string Columns(Database& database, std::string_view table,
                     fmt::format_string<std::string&> format) {
   std::string list;
   Cursor cursor = database.Select(
-      "SELECT name FROM pragma_table_info(?) WHERE name NOT IN ('id', 'job') ORDER BY cid", table);
+      "SELECT name FROM pragma_table_info(?) WHERE name NOT IN ('id', 'job', 'trial')"
+      " ORDER BY cid",
+      table);
   std::string name;
   while (cursor.Step()) {
     cursor.Read(name);
@@ -150,12 +152,17 @@ void BringRows(Database& database) {
                    Columns(database, "trials", "s.{}") +
                    " FROM temp.moving AS m CROSS JOIN source.trials AS s ON s.id = m.source"
                    " ORDER BY m.source");
+  database.Execute("INSERT OR REPLACE INTO main.trial_arrays (trial, " +
+                   Columns(database, "trial_arrays", "{}") + ") SELECT m.target, " +
+                   Columns(database, "trial_arrays", "s.{}") +
+                   " FROM temp.moving AS m CROSS JOIN source.trial_arrays AS s"
+                   " ON s.trial = m.source ORDER BY m.source");
 }
 
 // One of attune's rules: rows that break it, and how they are called. `heads` and `sites` of the
 // row's job can be used in it.
 struct Rule {
-  const char* table;
+  const char* table;   // or a subquery
   const char* row;     // SQL: the row's name
   std::string broken;  // SQL: whether it breaks the rule
   const char* fault;
@@ -166,6 +173,8 @@ std::vector<Rule> Rules() {
   constexpr const char* kOfJob = "'site ' || r.position || ' of job ' || r.job";
   constexpr const char* kWindow = "'window ' || r.window || ' of job ' || r.job";
   constexpr const char* kTrial = "'trial ' || r.id";
+  constexpr const char* kWholeTrials =
+      "(SELECT * FROM trials LEFT JOIN trial_arrays ON trial = id)";
   constexpr const char* kAnomaly = "'anomaly ' || r.position || ' of job ' || r.job";
   return {
       {"jobs", kJob, "outcome NOT BETWEEN 0 AND 3 OR budget_kind NOT BETWEEN 0 AND 1",
@@ -185,13 +194,16 @@ std::vector<Rule> Rules() {
        "has arrays that are not of its job's heads"},
       {"windows", kWindow, "first_step > last_step OR start_compute > end_compute",
        "ends before it begins"},
-      {"trials", kTrial,
+      {kWholeTrials, kTrial, "r.trial IS NULL", "has no arrays"},
+      {kWholeTrials, kTrial, "has_action <> (action_scale IS NOT NULL)",
+       "has an action and says that it has none, or the other way round"},
+      {kWholeTrials, kTrial,
        fmt::format("length(site_offsets) <> (j.sites + 1) * 4 OR length(mask_scale) <> j.heads * {}"
                    " OR length(mask_count) <> j.sites * {} OR length(setting_scale) <> j.heads * 4"
                    " OR length(setting_gain) <> j.heads * 4 OR length(setting_active) <> j.heads",
                    kScaleChoices, kCountChoices),
        "has arrays that are not of its job's heads and sites"},
-      {"trials", kTrial,
+      {kWholeTrials, kTrial,
        fmt::format("action_scale IS NOT NULL AND (length(tokens) <> j.heads * {} OR"
                    " length(action_scale) <> j.heads OR length(action_count) <> j.sites OR"
                    " length(action_score) <> j.heads * 4)",

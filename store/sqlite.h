@@ -204,11 +204,10 @@ class Database {
     if (code != SQLITE_DONE) (code == SQLITE_FULL ? target : *this).Check(code);
   }
 
+  [[nodiscard]] bool InTransaction() const { return sqlite3_get_autocommit(handle_.get()) == 0; }
   // Ends an open transaction, if there is one, and what it wrote.
   void Rollback() noexcept {
-    if (sqlite3_get_autocommit(handle_.get()) == 0) {
-      sqlite3_exec(handle_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
-    }
+    if (InTransaction()) sqlite3_exec(handle_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
   }
 
   // Throws what the result code means, unless it is SQLITE_OK.

@@ -161,7 +161,7 @@ constexpr std::string_view kSelectTrial =
     "SELECT id, job, window, step, loss, imbalance, decider, why, policy_version, log_probability,"
     " ack_status, ack_step, ack_why, reward, site_offsets, tokens, mask_scale, mask_count,"
     " action_scale, action_count, action_score, setting_scale, setting_gain, setting_active"
-    " FROM trials ";
+    " FROM trials JOIN trial_arrays ON trial = id ";
 constexpr std::string_view kSelectObservation =
     "SELECT job, window, first_step, last_step, observations, start_compute, end_compute, loss,"
     " loss_noise, attention_share, imbalance, active, metrics, profile, mean, deviation,"
@@ -292,37 +292,55 @@ void Store::Put(const Trial& trial) {
   if (const auto fault = FindFault(trial)) {
     throw RecordError(database.Path() + " refuses " + TrialName(trial) + ": " + *fault);
   }
-  const Action* action = trial.action ? &*trial.action : nullptr;
   const auto with_values = [&](const auto& run) {
     return run(trial.job, trial.window, trial.step, trial.loss, trial.imbalance,
                CountActive(trial.setting.active), trial.decider, trial.why, trial.policy_version,
                trial.log_probability, trial.acknowledgement.status, trial.acknowledgement.step,
-               trial.acknowledgement.why, trial.reward, trial.state.site_offsets,
-               trial.state.tokens, trial.mask.scale, trial.mask.count,
-               action ? &action->scale : nullptr, action ? &action->count : nullptr,
-               action ? &action->score : nullptr, trial.setting.scale, trial.setting.gain,
-               trial.setting.active, trial.id);
+               trial.acknowledgement.why, trial.reward, trial.action.has_value(), trial.id);
   };
+  const Action* action = trial.action ? &*trial.action : nullptr;
+  const auto with_arrays = [&](const auto& run) {
+    run(trial.state.site_offsets, trial.state.tokens, trial.mask.scale, trial.mask.count,
+        action ? &action->scale : nullptr, action ? &action->count : nullptr,
+        action ? &action->score : nullptr, trial.setting.scale, trial.setting.gain,
+        trial.setting.active, trial.id);
+  };
+  // What is refused of a trial is refused with its first row: only a crash could part the two.
+  std::optional<Savepoint> both;
+  if (!database.InTransaction()) both.emplace(database);
   // An upsert takes a third longer than a plain insertion, and nearly every trial is new.
   const bool is_new = with_values([&](const auto&... values) {
     return database.Insert(
         "INSERT INTO trials (job, window, step, loss, imbalance, active_heads, decider, why,"
-        " policy_version, log_probability, ack_status, ack_step, ack_why, reward, site_offsets,"
-        " tokens, mask_scale, mask_count, action_scale, action_count, action_score, setting_scale,"
-        " setting_gain, setting_active, id, created)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " policy_version, log_probability, ack_status, ack_step, ack_why, reward, has_action, id,"
+        " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values..., UnixTime());
   });
-  if (is_new) return;
-  with_values([&](const auto&... values) {
-    database.Execute(
-        "UPDATE trials SET job = ?, window = ?, step = ?, loss = ?, imbalance = ?,"
-        " active_heads = ?, decider = ?, why = ?, policy_version = ?, log_probability = ?,"
-        " ack_status = ?, ack_step = ?, ack_why = ?, reward = ?, site_offsets = ?, tokens = ?,"
-        " mask_scale = ?, mask_count = ?, action_scale = ?, action_count = ?, action_score = ?,"
-        " setting_scale = ?, setting_gain = ?, setting_active = ? WHERE id = ?",
-        values...);
-  });
+  if (is_new) {
+    with_arrays([&](const auto&... arrays) {
+      database.Execute(
+          "INSERT INTO trial_arrays (site_offsets, tokens, mask_scale, mask_count, action_scale,"
+          " action_count, action_score, setting_scale, setting_gain, setting_active, trial)"
+          " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+          arrays...);
+    });
+  } else {
+    with_values([&](const auto&... values) {
+      database.Execute(
+          "UPDATE trials SET job = ?, window = ?, step = ?, loss = ?, imbalance = ?,"
+          " active_heads = ?, decider = ?, why = ?, policy_version = ?, log_probability = ?,"
+          " ack_status = ?, ack_step = ?, ack_why = ?, reward = ?, has_action = ? WHERE id = ?",
+          values...);
+    });
+    with_arrays([&](const auto&... arrays) {
+      database.Execute(
+          "UPDATE trial_arrays SET site_offsets = ?, tokens = ?, mask_scale = ?, mask_count = ?,"
+          " action_scale = ?, action_count = ?, action_score = ?, setting_scale = ?,"
+          " setting_gain = ?, setting_active = ? WHERE trial = ?",
+          arrays...);
+    });
+  }
+  if (both) both->Release();
 }
 
 void Store::Put(const ObservationRecord& observation) {
@@ -510,7 +528,7 @@ std::vector<Trial> Store::TrialsToLearnFrom(std::uint64_t after, std::size_t lim
   // The condition is that of the index trials_to_learn.
   Cursor cursor = database.Select(
       std::string(kSelectTrial) +
-          "WHERE action_scale IS NOT NULL AND reward IS NOT NULL AND id > ? ORDER BY id LIMIT ?",
+          "WHERE has_action = 1 AND reward IS NOT NULL AND id > ? ORDER BY id LIMIT ?",
       after, Limit(limit));
   while (cursor.Step()) trials.push_back(ReadTrial(database, cursor));
   return trials;

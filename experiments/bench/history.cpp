@@ -10,8 +10,10 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <concepts>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
@@ -92,64 +94,68 @@ void Fill(Store& store, Trials& trials, std::uint64_t count) {
   }
 }
 
-// The same rows into the same schema, by one prepared statement with the values bound as they are.
+// A prepared statement and the values of its parameters, bound in order as they are.
+class BareStatement {
+ public:
+  BareStatement(sqlite::Database& database, const char* sql) : database_(database) {
+    sqlite3_stmt* raw = nullptr;
+    database_.Check(
+        sqlite3_prepare_v3(database_.Handle(), sql, -1, SQLITE_PREPARE_PERSISTENT, &raw, nullptr));
+    statement_.reset(raw);
+  }
+  template <std::integral T>
+  void Bind(T value) {
+    sqlite3_bind_int64(statement_.get(), ++index_, static_cast<sqlite3_int64>(value));
+  }
+  void Bind(double value) { sqlite3_bind_double(statement_.get(), ++index_, value); }
+  void Bind(const std::string& value) {
+    sqlite3_bind_text(statement_.get(), ++index_, value.data(), static_cast<int>(value.size()),
+                      SQLITE_STATIC);
+  }
+  template <typename T>
+  void Bind(const std::vector<T>& values) {
+    sqlite3_bind_blob(statement_.get(), ++index_, values.data(),
+                      static_cast<int>(values.size() * sizeof(T)), SQLITE_STATIC);
+  }
+  void Run() {
+    database_.Check(sqlite3_step(statement_.get()) == SQLITE_DONE ? SQLITE_OK : SQLITE_ERROR);
+    sqlite3_reset(statement_.get());
+    index_ = 0;
+  }
+
+ private:
+  sqlite::Database& database_;
+  std::unique_ptr<sqlite3_stmt, sqlite::Finalize> statement_;
+  int index_ = 0;
+};
+
+// The same rows into the same schema, by a bare prepared statement for each of the two tables.
 void FillBare(sqlite::Database& database, Trials& trials, std::uint64_t count) {
-  sqlite3* handle = database.Handle();
-  sqlite3_stmt* raw = nullptr;
-  database.Check(sqlite3_prepare_v3(
-      handle,
+  BareStatement row(
+      database,
       "INSERT INTO trials (id, job, window, step, created, loss, imbalance, active_heads, decider,"
-      " why, policy_version, log_probability, ack_status, ack_step, ack_why, reward, site_offsets,"
-      " tokens, mask_scale, mask_count, action_scale, action_count, action_score, setting_scale,"
-      " setting_gain, setting_active)"
-      " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      -1, SQLITE_PREPARE_PERSISTENT, &raw, nullptr));
-  const std::unique_ptr<sqlite3_stmt, sqlite::Finalize> statement(raw);
-  const auto blob = [&](int index, const auto& values) {
-    sqlite3_bind_blob(raw, index, values.data(),
-                      static_cast<int>(values.size() * sizeof(values[0])), SQLITE_STATIC);
+      " why, policy_version, log_probability, ack_status, ack_step, ack_why, reward, has_action)"
+      " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+  BareStatement arrays(
+      database,
+      "INSERT INTO trial_arrays (trial, site_offsets, tokens, mask_scale, mask_count,"
+      " action_scale, action_count, action_score, setting_scale, setting_gain, setting_active)"
+      " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+  const auto run = [](BareStatement& statement, const auto&... values) {
+    (statement.Bind(values), ...);
+    statement.Run();
   };
   for (std::uint64_t done = 0; done < count;) {
     database.Script("BEGIN IMMEDIATE");
     for (std::size_t i = 0; i < kBatch && done < count; ++i, ++done) {
       const Trial& trial = trials.Next();
-      int index = 0;
-      const auto integer = [&](auto value) {
-        sqlite3_bind_int64(raw, ++index, static_cast<sqlite3_int64>(value));
-      };
-      const auto real = [&](double value) { sqlite3_bind_double(raw, ++index, value); };
-      const auto text = [&](const std::string& value) {
-        sqlite3_bind_text(raw, ++index, value.data(), static_cast<int>(value.size()),
-                          SQLITE_STATIC);
-      };
-      integer(trial.id);
-      integer(trial.job);
-      integer(trial.window);
-      integer(trial.step);
-      real(1.7e9);
-      real(trial.loss);
-      real(trial.imbalance);
-      integer(kHeads);
-      text(trial.decider);
-      text(trial.why);
-      integer(trial.policy_version);
-      real(trial.log_probability);
-      integer(trial.acknowledgement.status);
-      integer(trial.acknowledgement.step);
-      text(trial.acknowledgement.why);
-      real(*trial.reward);
-      blob(++index, trial.state.site_offsets);
-      blob(++index, trial.state.tokens);
-      blob(++index, trial.mask.scale);
-      blob(++index, trial.mask.count);
-      blob(++index, trial.action->scale);
-      blob(++index, trial.action->count);
-      blob(++index, trial.action->score);
-      blob(++index, trial.setting.scale);
-      blob(++index, trial.setting.gain);
-      blob(++index, trial.setting.active);
-      database.Check(sqlite3_step(raw) == SQLITE_DONE ? SQLITE_OK : SQLITE_ERROR);
-      sqlite3_reset(raw);
+      run(row, trial.id, trial.job, trial.window, trial.step, 1.7e9, trial.loss, trial.imbalance,
+          kHeads, trial.decider, trial.why, trial.policy_version, trial.log_probability,
+          static_cast<int>(trial.acknowledgement.status), trial.acknowledgement.step,
+          trial.acknowledgement.why, *trial.reward, 1);
+      run(arrays, trial.id, trial.state.site_offsets, trial.state.tokens, trial.mask.scale,
+          trial.mask.count, trial.action->scale, trial.action->count, trial.action->score,
+          trial.setting.scale, trial.setting.gain, trial.setting.active);
     }
     database.Script("COMMIT");
   }

@@ -99,7 +99,8 @@ void InsertAll(const fs::path& into, const fs::path& from, std::uint64_t jobs,
   database.Script("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536");
   database.Execute("ATTACH ? AS source", from.string());
   database.Script("BEGIN IMMEDIATE");
-  for (const std::string table : {"jobs", "sites", "windows", "anomalies", "trials"}) {
+  for (const std::string table :
+       {"jobs", "sites", "windows", "anomalies", "trials", "trial_arrays"}) {
     std::string columns;
     {
       sqlite::Cursor cursor = database.Select("SELECT name FROM pragma_table_info(?)", table);
@@ -109,8 +110,8 @@ void InsertAll(const fs::path& into, const fs::path& from, std::uint64_t jobs,
         columns += columns.empty() ? "" : ", ";
         columns += name == "job" || (name == "id" && table == "jobs")
                        ? fmt::format("{} + {}", name, jobs)
-                   : name == "id" ? fmt::format("id + {}", trials)
-                                  : name;
+                   : name == "id" || name == "trial" ? fmt::format("{} + {}", name, trials)
+                                                     : name;
       }
     }
     database.Script(fmt::format("INSERT INTO main.{0} SELECT {1} FROM source.{0}", table, columns));

@@ -94,7 +94,8 @@ void Add(Store& store, const JobRecord& job, std::uint64_t trial, std::uint32_t 
 std::vector<std::string> Dump(const std::filesystem::path& path) {
   sqlite::Database database(path, SQLITE_OPEN_READONLY);
   std::vector<std::string> lines;
-  for (const std::string table : {"jobs", "sites", "windows", "trials", "anomalies", "policies"}) {
+  for (const std::string table :
+       {"jobs", "sites", "windows", "trials", "trial_arrays", "anomalies", "policies"}) {
     std::string columns;
     sqlite::Cursor names = database.Select("SELECT name FROM pragma_table_info('" + table + "')");
     std::string text;
@@ -124,7 +125,8 @@ std::vector<std::string> Content(const std::filesystem::path& path) {
         " FROM jobs JOIN windows ON job = id ORDER BY 1",
         "SELECT key || started || row_number() OVER (PARTITION BY job ORDER BY t.id) || ' ' ||"
         " window || why || quote(reward) || ack_status || hex(tokens) || created"
-        " FROM jobs JOIN trials AS t ON job = jobs.id ORDER BY 1",
+        " FROM jobs JOIN trials AS t ON job = jobs.id JOIN trial_arrays ON trial = t.id"
+        " ORDER BY 1",
         "SELECT key || started || position || site || kind || last_step"
         " FROM jobs JOIN anomalies ON job = id ORDER BY 1"}) {
     sqlite::Cursor rows = database.Select(sql);
@@ -403,7 +405,7 @@ TEST_CASE("pruning by age forgets whole ended jobs and gives their space back") 
   CHECK(store.Jobs(10).size() == 2);
   CHECK(store.FindJob(3)->outcome == Outcome::kRunning);
   CHECK(store.Trials(0, 1000).size() == 160);
-  CHECK(left.size() == 2 * (1 + 2 + 80 + 80 + 1));
+  CHECK(left.size() == 2 * (1 + 2 + 80 + 80 + 80 + 1));
   CHECK(Check(path).empty());
 }
 
@@ -473,9 +475,11 @@ TEST_CASE("a check finds what breaks a rule, and names it") {
             "heads"},
            {"UPDATE windows SET first_step = 900 WHERE job = 1 AND window = 2", "window 2 of job 1",
             "before it begins"},
-           {"UPDATE trials SET setting_active = x'0101' WHERE id = 5", "trial 5",
+           {"UPDATE trial_arrays SET setting_active = x'0101' WHERE trial = 5", "trial 5",
             "heads and sites"},
-           {"UPDATE trials SET tokens = x'' WHERE id = 5", "trial 5", "has an action"},
+           {"UPDATE trial_arrays SET tokens = x'' WHERE trial = 5", "trial 5", "has an action"},
+           {"DELETE FROM trial_arrays WHERE trial = 5", "trial 5", "no arrays"},
+           {"UPDATE trials SET has_action = 0 WHERE id = 5", "trial 5", "says that it has none"},
            {"UPDATE trials SET ack_status = 5 WHERE id = 5", "trial 5", "answer"},
            {"DELETE FROM windows WHERE job = 2 AND window = 1", "trial 5", "window that is not"},
            {"UPDATE anomalies SET head = 1 WHERE job = 2", "anomaly 0 of job 2", "not there"},

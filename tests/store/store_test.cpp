@@ -514,7 +514,7 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
   { const Store store(path, Mode::kReadWrite); }
   sqlite::Database database = OpenRaw(path);
   CHECK(database.Integer("PRAGMA application_id") == 0x6174746e);
-  CHECK(database.Integer("PRAGMA user_version") == 2);
+  CHECK(database.Integer("PRAGMA user_version") == 3);
   CHECK(Strings(database, "PRAGMA journal_mode") == std::vector<std::string>{"wal"});
   CHECK(Strings(database,
                 "SELECT type || ' ' || name FROM sqlite_schema WHERE name NOT LIKE 'sqlite%'"
@@ -523,8 +523,8 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
             "index jobs_by_key", "index trials_by_created", "index trials_by_decider",
             "index trials_by_decider_reward", "index trials_by_job", "index trials_by_reward",
             "index trials_to_learn", "table anomalies", "table jobs", "table policies",
-            "table sites", "table trials", "table windows", "view history_anomalies",
-            "view history_jobs", "view history_trials"});
+            "table sites", "table trial_arrays", "table trials", "table windows",
+            "view history_anomalies", "view history_jobs", "view history_trials"});
   // Files with these columns exist: a change is a new migration.
   const auto columns = [&database](const std::string& table) {
     return Strings(database,
@@ -550,9 +550,11 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
         "id INTEGER, job INTEGER!, window INTEGER!, step INTEGER!, created REAL!, loss REAL!,"
         " imbalance REAL!, active_heads INTEGER!, decider TEXT!, why TEXT!,"
         " policy_version INTEGER!, log_probability REAL!, ack_status INTEGER!, ack_step INTEGER!,"
-        " ack_why TEXT!, reward REAL, site_offsets BLOB!, tokens BLOB!, mask_scale BLOB!,"
-        " mask_count BLOB!, action_scale BLOB, action_count BLOB, action_score BLOB,"
-        " setting_scale BLOB!, setting_gain BLOB!, setting_active BLOB!");
+        " ack_why TEXT!, reward REAL, has_action INTEGER!");
+  CHECK(columns("trial_arrays") ==
+        "trial INTEGER, site_offsets BLOB!, tokens BLOB!, mask_scale BLOB!, mask_count BLOB!,"
+        " action_scale BLOB, action_count BLOB, action_score BLOB, setting_scale BLOB!,"
+        " setting_gain BLOB!, setting_active BLOB!");
   CHECK(columns("anomalies") ==
         "job INTEGER!, position INTEGER!, site INTEGER!, head INTEGER!, first_step INTEGER!,"
         " last_step INTEGER!, severity REAL!, kind INTEGER!");
@@ -570,7 +572,7 @@ TEST_CASE("blobs are what the schema says: little-endian, row by row") {
   store.Put(trial);
   sqlite::Database database = OpenRaw(path);
   const auto hex = [&database](const std::string& column) {
-    return Strings(database, "SELECT hex(" + column + ") FROM trials").at(0);
+    return Strings(database, "SELECT hex(" + column + ") FROM trial_arrays").at(0);
   };
   CHECK(hex("site_offsets") == "000000000200000003000000");
   CHECK(hex("mask_scale") == "010101000000010101010000010000");
@@ -604,8 +606,8 @@ TEST_CASE("lists and counts use indexes") {
              Contains("trials USING COVERING INDEX trials_by_job") && !Contains("B-TREE"));
   CHECK_THAT(plan("SELECT why FROM trials WHERE job = 1 ORDER BY id DESC LIMIT 20"),
              Contains("INDEX trials_by_job") && !Contains("B-TREE"));
-  CHECK_THAT(plan("SELECT why FROM trials WHERE action_scale IS NOT NULL AND reward IS NOT NULL"
-                  " AND id > 7 ORDER BY id LIMIT 20"),
+  CHECK_THAT(plan("SELECT tokens FROM trials JOIN trial_arrays ON trial = id"
+                  " WHERE has_action = 1 AND reward IS NOT NULL AND id > 7 ORDER BY id LIMIT 20"),
              Contains("INDEX trials_to_learn") && !Contains("B-TREE"));
 }
 
@@ -639,6 +641,44 @@ TEST_CASE("a broken migration leaves the schema before it") {
   CHECK(Strings(database, "SELECT name FROM sqlite_schema") == std::vector<std::string>{"a", "b"});
 }
 
+TEST_CASE("a store of the schema before comes to this one with all its trials") {
+  const TemporaryFolder folder;
+  const auto path = folder / "store.db";
+  {
+    sqlite::Database database = OpenRaw(path);
+    database.Script("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON");
+    sqlite::Migrate(database, sqlite::Migrations().first(2));
+    database.Script(
+        "INSERT INTO jobs VALUES (1, 'k', 'name', 1, 100, 0.01, 7, 0.1, 5, 0, 0, 4, 2, NULL, NULL,"
+        " '');"
+        "INSERT INTO trials VALUES (3, 1, 0, 40, 17.5, 2.5, 0.25, 1, 'network', 'because', 9, -1.5,"
+        " 2, 44, '', 0.125, x'0000000001000000', zeroblob(112), x'0101010101', x'0001010101',"
+        " x'03', x'02', x'0000803f', x'0000c03f', x'0000803f', x'01');"
+        "INSERT INTO trials VALUES (5, 1, 1, 80, 18.5, 2.25, 0.5, 1, 'hand', '', 0, 0, 3, 81, 'no',"
+        " NULL, x'', x'', x'', x'', NULL, NULL, NULL, x'0000803f', x'0000803f', x'01')");
+  }
+  Store store(path, Mode::kReadWrite);
+  const Trial trial = store.FindTrial(3).value();
+  CHECK(trial.why == "because");
+  CHECK(trial.log_probability == -1.5);
+  CHECK(trial.acknowledgement.step == 44);
+  CHECK(trial.reward == 0.125);
+  CHECK(trial.state.site_offsets == std::vector<std::uint32_t>{0, 1});
+  CHECK(trial.mask.count.at(0) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 1});
+  REQUIRE(trial.action);
+  CHECK(trial.action->scale == std::vector<std::uint8_t>{3});
+  CHECK(trial.action->score == std::vector<float>{1.0F});
+  CHECK(trial.setting.scale == std::vector<float>{1.5F});
+  CHECK_FALSE(store.FindTrial(5).value().action);
+  CHECK(store.Trials(1, 9).at(1).created == 17.5);
+  CHECK(Ids(store.TrialsToLearnFrom(0, 9)) == IdList{3});
+  sqlite::Database database = OpenRaw(path);
+  CHECK(database.Integer("SELECT trials FROM history_jobs") == 2);
+  CHECK(Strings(database, "SELECT ack_why FROM history_trials WHERE trial = 5").at(0) == "no");
+  database.Script("PRAGMA foreign_keys = ON; DELETE FROM jobs");
+  CHECK(database.Integer("SELECT count(*) FROM trial_arrays") == 0);
+}
+
 TEST_CASE("a newer schema is refused with both versions and a way out") {
   const TemporaryFolder folder;
   const auto path = folder / "store.db";
@@ -646,7 +686,7 @@ TEST_CASE("a newer schema is refused with both versions and a way out") {
   OpenRaw(path).Script("PRAGMA user_version = 41");
   for (const Mode mode : {Mode::kReadOnly, Mode::kReadWrite}) {
     CHECK_THROWS_WITH(Store(path, mode), Contains(path.string()) && Contains("schema 41") &&
-                                             Contains("up to 2") && Contains("upgrade attune"));
+                                             Contains("up to 3") && Contains("upgrade attune"));
   }
   CHECK(OpenRaw(path).Integer("PRAGMA user_version") == 41);
 }
@@ -806,9 +846,9 @@ TEST_CASE("a damaged blob is an error that names the trial or its column") {
   const auto path = folder / "store.db";
   Store store = StoreWithJob(path);
   store.Put(SampleTrial(1, 1));
-  OpenRaw(path).Script("UPDATE trials SET tokens = x'0000803f'");
+  OpenRaw(path).Script("UPDATE trial_arrays SET tokens = x'0000803f'");
   CHECK_THROWS_WITH(store.FindTrial(1), Contains("trial 1") && Contains("tokens"));
-  OpenRaw(path).Script("UPDATE trials SET tokens = x'0000803fff'");
+  OpenRaw(path).Script("UPDATE trial_arrays SET tokens = x'0000803fff'");
   CHECK_THROWS_WITH(store.TrialsToLearnFrom(0, 1), Contains("tokens"));
 }
 
