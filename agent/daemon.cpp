@@ -140,6 +140,7 @@ class Daemon::Loop {
   std::uint64_t errors_ = 0;
   SteadyClock::time_point started_ = SteadyClock::now();
   Lines lines_;
+  Message message_;  // the last that came: the next is read into its memory
   Jobs jobs_;
   SteadyClock::time_point may_be_silent_ = SteadyClock::time_point::max();  // a job; none before
   std::unordered_map<std::string, std::string> key_of_peer_;
@@ -227,7 +228,7 @@ void Daemon::Loop::Receive() {
 
 void Daemon::Loop::Handle(const std::string& peer, std::span<const std::byte> frame) {
   try {
-    Message message = Decode(frame);
+    Decode(frame, message_);
     std::visit(
         [&](auto& content) {
           using Content = std::decay_t<decltype(content)>;
@@ -248,7 +249,7 @@ void Daemon::Loop::Handle(const std::string& peer, std::span<const std::byte> fr
             Refuse(peer, ErrorCode::kOutOfOrder, "this message is the daemon's to send");
           }
         },
-        message);
+        message_);
   } catch (const CodecError& error) {
     Refuse(peer, error.Code(), error.what());
   } catch (const std::invalid_argument& error) {

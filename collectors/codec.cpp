@@ -625,11 +625,10 @@ std::span<const msgpack::object> Unpack(std::span<const std::byte> frame, msgpac
 }
 
 template <std::size_t type>
-Message Read(std::span<const msgpack::object> values) {
-  Message message(std::in_place_index<type>);
+void Read(std::span<const msgpack::object> values, Message& message) {
+  if (message.index() != type) message.emplace<type>();
   Reader reader(kNames[type], "", values);
   Fields(reader, std::get<type>(message));
-  return message;
 }
 
 template <std::size_t... types>
@@ -654,9 +653,16 @@ std::string Encode(const Message& message) {
 }
 
 Message Decode(std::span<const std::byte> frame) {
+  Message message;
+  Decode(frame, message);
+  return message;
+}
+
+void Decode(std::span<const std::byte> frame, Message& message) {
   static constexpr auto kReaders =
       MakeReaders(std::make_index_sequence<std::variant_size_v<Message>>());
-  msgpack::zone zone;
+  constexpr std::size_t kZoneBytes = 1024;  // of a piece; arrays stay in the frame
+  msgpack::zone zone(kZoneBytes);
   const std::span<const msgpack::object> values = Unpack(frame, zone);
   if (values.size() < 2 || values[0].type != msgpack::type::POSITIVE_INTEGER ||
       values[1].type != msgpack::type::POSITIVE_INTEGER) {
@@ -673,7 +679,7 @@ Message Decode(std::span<const std::byte> frame) {
     Malformed("frame of message type " + std::to_string(values[1].via.u64) + ", which version " +
               std::to_string(kProtocolVersion) + " does not have");
   }
-  return kReaders[values[1].via.u64](values.subspan(2));
+  kReaders[values[1].via.u64](values.subspan(2), message);
 }
 
 }  // namespace attune

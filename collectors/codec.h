@@ -44,5 +44,8 @@ class CodecError : public std::runtime_error {
 // fields at the end of a message are ignored. Allocates no more than a small multiple of the frame.
 // Throws CodecError.
 [[nodiscard]] Message Decode(std::span<const std::byte> frame);
+// The same into a message that was there, whose memory serves again where it is of the same type.
+// After an exception what it holds means nothing.
+void Decode(std::span<const std::byte> frame, Message& message);
 
 }  // namespace attune

@@ -250,6 +250,20 @@ TEST_CASE("golden bytes decode to the message that was encoded") {
   CHECK(status.jobs[0].last_decider == "network");
 }
 
+TEST_CASE("a message is read into the memory of any other and nothing of that is left") {
+  std::vector<std::string> frames;
+  for (const auto& [name, message] : GoldenMessages()) frames.push_back(GoldenBytes(name));
+  frames.push_back(Encode(Answer{13, {}, 0, 0, "declined: nothing of an action in it"}));
+  frames.push_back(Encode(Status{}));
+  for (const std::string& before : frames) {
+    for (const std::string& frame : frames) {
+      Message message = DecodeText(before);
+      Decode(std::as_bytes(std::span(frame)), message);
+      CHECK(Encode(message) == frame);
+    }
+  }
+}
+
 TEST_CASE("the worked example in PROTOCOL.md shows the golden bytes") {
   std::istringstream protocol(ReadText(Here() / "../../collectors/PROTOCOL.md"));
   const std::string fence = "```hex ";
