@@ -33,21 +33,10 @@ double UnixTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-// The activity before a trial's action, as its state has it.
-std::vector<std::uint8_t> ActiveBefore(const State& state) {
-  constexpr auto kActive = static_cast<std::size_t>(
-      std::ranges::find(kTokenFeatureNames, "active") - kTokenFeatureNames.begin());
-  std::vector<std::uint8_t> active(state.Heads());
-  for (std::size_t head = 0; head < active.size(); ++head) {
-    active[head] = state.tokens[head * kTokenFeatures + kActive] > 0.5F ? 1 : 0;
-  }
-  return active;
-}
-
 Sample SampleOf(const Trial& trial) {
   const Action action =
       trial.action.value_or(Action::Keep(trial.state.Heads(), trial.state.Sites()));
-  const auto before = ActiveBefore(trial.state);
+  const auto before = trial.state.Active();
   Sample sample = MakeSample(trial.state, trial.mask, action, before,
                              trial.action ? trial.setting.active : before);
   sample.log_probability = trial.log_probability;

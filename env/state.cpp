@@ -76,6 +76,13 @@ void RequireHeads(std::size_t size, std::size_t heads, const char* what) {
 
 }  // namespace
 
+std::vector<std::uint8_t> State::Active() const {
+  constexpr std::size_t kActive = TokenFeature("active");
+  std::vector<std::uint8_t> active(tokens.size() / kTokenFeatures);
+  for (std::size_t head = 0; head < active.size(); ++head) active[head] = At(head, kActive) > 0.5F;
+  return active;
+}
+
 State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading& now,
                 const WindowReading* before, const WindowReading& first) {
   const std::vector<Site>& sites = spec.topology.sites;

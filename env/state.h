@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -48,6 +50,15 @@ inline constexpr std::array kTokenFeatureNames = {
 };
 inline constexpr std::size_t kTokenFeatures = kTokenFeatureNames.size();
 
+// The place of a feature in a token. Throws std::out_of_range where no feature has that name; what
+// the compiler evaluates does not compile then.
+[[nodiscard]] constexpr std::size_t TokenFeature(std::string_view name) {
+  for (std::size_t feature = 0; feature < kTokenFeatures; ++feature) {
+    if (kTokenFeatureNames[feature] == name) return feature;
+  }
+  throw std::out_of_range("no feature of tokens is called " + std::string(name));
+}
+
 // A job at the end of a window. Any number of sites and heads.
 struct State {
   std::vector<std::uint32_t> site_offsets;  // [sites + 1], as Topology::SiteOffsets gives them
@@ -55,6 +66,10 @@ struct State {
 
   [[nodiscard]] std::size_t Sites() const { return site_offsets.size() - 1; }
   [[nodiscard]] std::size_t Heads() const { return site_offsets.back(); }
+  [[nodiscard]] float At(std::size_t head, std::size_t feature) const {
+    return tokens[head * kTokenFeatures + feature];
+  }
+  [[nodiscard]] std::vector<std::uint8_t> Active() const;  // [heads], 0 or 1, as the tokens say
 
   friend bool operator==(const State&, const State&) = default;
 };

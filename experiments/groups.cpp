@@ -15,27 +15,27 @@ namespace {
 
 // What the job was like at its first window. The bounds are those of kmeans.
 std::vector<double> JobTraits(const State& state) {
-  const auto of = [&](std::size_t head, std::size_t feature) {
-    return static_cast<double>(state.tokens[head * kTokenFeatures + feature]);
-  };
   const auto heads = static_cast<double>(state.Heads());
   std::vector<double> traits;
   for (const char* name : {"attention_share", "site_heads", "context", "head_width", "budget_steps",
                            "learning_rate", "loss", "first_loss", "largest_logit"}) {
     double mean = 0;
-    for (std::size_t head = 0; head < state.Heads(); ++head)
-      mean += of(head, Feature(name)) / heads;
+    for (std::size_t head = 0; head < state.Heads(); ++head) {
+      mean += state.At(head, TokenFeature(name)) / heads;
+    }
     traits.push_back(mean);
   }
-  const auto share = [&](auto is_so) {
+  const auto share = [&](std::size_t feature, auto is_so) {
     double count = 0;
-    for (std::size_t head = 0; head < state.Heads(); ++head) count += is_so(head) ? 1 : 0;
+    for (std::size_t head = 0; head < state.Heads(); ++head) {
+      count += is_so(static_cast<double>(state.At(head, feature))) ? 1 : 0;
+    }
     traits.push_back(count / heads);
   };
-  share([&](std::size_t head) { return of(head, Feature("entropy")) < 0.15; });
-  share([&](std::size_t head) { return of(head, Feature("entropy")) > 0.98; });
-  share([&](std::size_t head) { return of(head, Feature("redundancy")) > 0.9; });
-  share([&](std::size_t head) { return of(head, Feature("output_norm")) < std::log(0.21) / 2; });
+  share(TokenFeature("entropy"), [](double entropy) { return entropy < 0.15; });
+  share(TokenFeature("entropy"), [](double entropy) { return entropy > 0.98; });
+  share(TokenFeature("redundancy"), [](double redundancy) { return redundancy > 0.9; });
+  share(TokenFeature("output_norm"), [](double norm) { return norm < std::log(0.21) / 2; });
   return traits;
 }
 
@@ -47,7 +47,7 @@ std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
   std::array<std::array<double, kKinds>, kThirds> sums{};
   std::array<double, kThirds> windows{};
   for (const Trial& trial : trials) {
-    const double progress = trial.state.tokens[Feature("progress")];
+    const double progress = trial.state.At(0, TokenFeature("progress"));
     const auto third = std::min(static_cast<std::size_t>(progress * kThirds), kThirds - 1);
     std::array<double, kKinds> done{};
     const auto& offsets = trial.state.site_offsets;
@@ -90,7 +90,7 @@ double Steepness(const Group& group) {
   std::vector<double> slopes;
   for (const Episode& episode : group.episodes) {
     const auto middle = std::ranges::find_if(episode.trials, [](const Trial& trial) {
-      return trial.state.tokens[Feature("progress")] >= 0.5F;
+      return trial.state.At(0, TokenFeature("progress")) >= 0.5F;
     });
     if (middle == episode.trials.end()) continue;
     const Trial& last = episode.trials.back();
@@ -115,11 +115,6 @@ std::vector<double> Differences(const Group& group, const Critic& critic, double
 }
 
 }  // namespace
-
-std::size_t Feature(std::string_view name) {
-  return static_cast<std::size_t>(std::ranges::find(kTokenFeatureNames, name) -
-                                  kTokenFeatureNames.begin());
-}
 
 BudgetKind KindOf(const Group& group) { return group.episodes.front().job.spec.budget.kind; }
 

@@ -11,7 +11,6 @@
 #include <map>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "experiments/critic.h"
@@ -75,8 +74,5 @@ void Weigh(Group& group, const Critic& loss, const Critic* compute, const Weighi
 // The same by what the next window alone brought, in standard deviations of the group's in that
 // window: a greedy bandit, as a baseline.
 void WeighGreedily(Group& group);
-
-// A token's feature by its name.
-[[nodiscard]] std::size_t Feature(std::string_view name);
 
 }  // namespace attune

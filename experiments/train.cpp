@@ -40,11 +40,11 @@ struct Options {
 };
 
 bool IsUntouched(const Trial& trial) {
+  constexpr std::size_t kScale = TokenFeature("scale");
   for (std::size_t head = 0; head < trial.state.Heads(); ++head) {
-    const float* const token = trial.state.tokens.data() + head * kTokenFeatures;
-    if (token[Feature("active")] < 0.5F || token[Feature("scale")] != 0) return false;
+    if (trial.state.At(head, kScale) != 0) return false;
   }
-  return true;
+  return CountActive(trial.state.Active()) == trial.state.Heads();
 }
 
 // The decisions of all episodes; and, where nothing had been done yet, to go on doing nothing, by
@@ -59,11 +59,7 @@ std::vector<Sample> SamplesOf(const std::vector<Group*>& groups) {
     for (const Episode& episode : group->episodes) {
       for (std::size_t i = 0; i < episode.trials.size(); ++i) {
         const Trial& trial = episode.trials[i];
-        std::vector<std::uint8_t> before(trial.state.Heads());
-        for (std::size_t head = 0; head < before.size(); ++head) {
-          before[head] =
-              trial.state.tokens[head * kTokenFeatures + Feature("active")] > 0.5F ? 1 : 0;
-        }
+        const std::vector<std::uint8_t> before = trial.state.Active();
         samples.push_back(
             MakeSample(trial.state, trial.mask, *trial.action, before, trial.setting.active));
         samples.back().weight = episode.weights[i];

@@ -87,9 +87,7 @@ constexpr float kLeastSpread = 0.02F;
 // Sites that `why` names; the others are counted.
 constexpr std::size_t kNamedSites = 4;
 
-constexpr auto kLossSlope = static_cast<std::size_t>(
-    std::ranges::find(kTokenFeatureNames, "loss_slope") - kTokenFeatureNames.begin());
-static_assert(kLossSlope < kTokenFeatures);
+constexpr std::size_t kLossSlope = TokenFeature("loss_slope");
 
 // What is clustered; the names of the metrics that they come from. The norm and the logit are
 // compressed for clustering, so that single extremes do not stretch the scale.

@@ -19,16 +19,11 @@ constexpr std::uint64_t kLookBack = 10'000;  // trials that are searched for the
 
 json OrNull(const std::optional<double>& value) { return value ? json(*value) : json(); }
 
-float Feature(const State& state, std::size_t head, std::string_view name) {
-  const auto found = std::ranges::find(kTokenFeatureNames, name);
-  return state
-      .tokens[head * kTokenFeatures + static_cast<std::size_t>(found - kTokenFeatureNames.begin())];
-}
-
 std::string Features(const State& state, std::size_t head) {
   std::string text;
-  for (const std::string_view name : kTokenFeatureNames) {
-    text += fmt::format("{}{} {:.3g}", text.empty() ? "" : ", ", name, Feature(state, head, name));
+  for (std::size_t feature = 0; feature < kTokenFeatures; ++feature) {
+    text += fmt::format("{}{} {:.3g}", text.empty() ? "" : ", ", kTokenFeatureNames[feature],
+                        state.At(head, feature));
   }
   return text;
 }
@@ -45,14 +40,13 @@ Setting Before(const Store& store, const Trial& trial) {
       break;
     }
   }
-  bool is_measured = false;  // not so before the job's first window is full
+  std::vector<std::uint8_t> seen = trial.state.Active();
+  // Nothing is seen before the job's first window is full.
+  if (CountActive(seen) == 0) return before;
+  before.active = std::move(seen);
   for (std::size_t head = 0; head < before.active.size(); ++head) {
-    is_measured |= Feature(trial.state, head, "active") > 0.5F;
-  }
-  for (std::size_t head = 0; is_measured && head < before.active.size(); ++head) {
-    before.active[head] = Feature(trial.state, head, "active") > 0.5F ? 1 : 0;
     // Scales are seen through a logarithm: what differs by its rounding only is the same.
-    const float scale = std::pow(16.0F, Feature(trial.state, head, "scale"));
+    const float scale = std::pow(16.0F, trial.state.At(head, TokenFeature("scale")));
     const float asked = trial.setting.scale[head];
     before.scale[head] = std::abs(scale - asked) <= 1e-3F * scale ? asked : scale;
   }
@@ -136,11 +130,12 @@ int Explain(const std::vector<std::string>& words) {
     fmt::print("{}", heads.Render(Format::kCsv));
     return kOk;
   }
-  if (arguments.format == Format::kJson) {
+  if (arguments.format == Format::kJson || arguments.format == Format::kJsonLines) {
     json list = json::parse(heads.Render(Format::kJson));
     for (std::size_t row = 0; row < changed.size(); ++row) {
-      for (const std::string_view name : kTokenFeatureNames) {
-        list[row]["state"][std::string(name)] = Feature(trial->state, changed[row].second, name);
+      for (std::size_t feature = 0; feature < kTokenFeatures; ++feature) {
+        list[row]["state"][std::string(kTokenFeatureNames[feature])] =
+            trial->state.At(changed[row].second, feature);
       }
     }
     json nearest = json::array();
@@ -170,7 +165,8 @@ int Explain(const std::vector<std::string>& words) {
         {"changed_heads", list},
         {"nearest", nearest},
     };
-    fmt::print("{}\n", object.dump(2, ' ', false, json::error_handler_t::replace));
+    const int indent = arguments.format == Format::kJson ? 2 : -1;  // -1: on one line
+    fmt::print("{}\n", object.dump(indent, ' ', false, json::error_handler_t::replace));
     return kOk;
   }
 

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "agent/child.h"
 #include "agent/cli/command.h"
@@ -135,14 +136,9 @@ void AwaitEnd(const Store& store, const std::string& key) {
 Setting FirstSetting(const Trial& oldest) {
   Setting first = Setting::Neutral(oldest.setting.active.size());
   if (oldest.acknowledgement.status == AckStatus::kNone) return oldest.setting;
-  const auto active = std::ranges::find(kTokenFeatureNames, "active") - kTokenFeatureNames.begin();
-  std::vector<std::uint8_t> seen;
-  for (std::size_t head = 0; head < first.active.size(); ++head) {
-    seen.push_back(oldest.state.tokens[head * kTokenFeatures + static_cast<std::size_t>(active)] >
-                   0.5F);
-  }
-  if (CountActive(seen) > 0)
-    first.active = seen;  // nothing is seen before the first window is full
+  std::vector<std::uint8_t> seen = oldest.state.Active();
+  // Nothing is seen before the first window is full.
+  if (CountActive(seen) > 0) first.active = std::move(seen);
   return first;
 }
 

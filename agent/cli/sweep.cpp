@@ -178,7 +178,8 @@ int Report(const std::vector<std::string>& words) {
   } else if (arguments.format == Format::kCsv) {
     fmt::print("{}", sweep::ReportCsv(results));
   } else {
-    fmt::print("{}\n", sweep::ReportJson(results, provenance).dump(1));
+    const int indent = arguments.format == Format::kJson ? 1 : -1;  // -1: on one line
+    fmt::print("{}\n", sweep::ReportJson(results, provenance).dump(indent));
   }
   return kOk;
 }

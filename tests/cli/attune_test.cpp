@@ -56,9 +56,7 @@ class Workplace {
 };
 
 void SetFeature(State& state, std::size_t head, std::string_view name, float value) {
-  const auto found = std::ranges::find(kTokenFeatureNames, name);
-  state.tokens[head * kTokenFeatures +
-               static_cast<std::size_t>(found - kTokenFeatureNames.begin())] = value;
+  state.tokens[head * kTokenFeatures + TokenFeature(name)] = value;
 }
 
 JobRecord SampleJob(const std::string& key = "key") {
@@ -392,6 +390,9 @@ TEST_CASE("explain shows what other jobs did in the situations most like it, nea
   const auto near = [&](const char* trial) {
     std::vector<int> jobs;
     const json object = json::parse(work.Attune({"explain", trial, "--format", "json"}).out);
+    const std::string line = work.Attune({"explain", trial, "--format", "jsonl"}).out;
+    CHECK(json::parse(line) == object);
+    CHECK(line.find('\n') == line.size() - 1);
     for (const json& other : object["nearest"]) jobs.push_back(other["job"]);
     return jobs;
   };

@@ -20,10 +20,7 @@ WindowReading Read(const Observation& observation) {
 }
 
 float Feature(const State& state, std::size_t head, std::string_view name) {
-  const auto found = std::find(kTokenFeatureNames.begin(), kTokenFeatureNames.end(), name);
-  REQUIRE(found != kTokenFeatureNames.end());
-  return state
-      .tokens[head * kTokenFeatures + static_cast<std::size_t>(found - kTokenFeatureNames.begin())];
+  return state.At(head, TokenFeature(name));
 }
 
 std::vector<float> Token(const State& state, std::size_t head) {

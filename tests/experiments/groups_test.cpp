@@ -26,7 +26,7 @@ Episode Run(BudgetKind budget, double plan, double loss, double step_compute = 1
     trial.loss = loss * std::pow(static_cast<double>(step) / 1000, -kSteepness);
     trial.state.site_offsets = {0, 1};
     trial.state.tokens.resize(kTokenFeatures);
-    trial.state.tokens[Feature("progress")] = static_cast<float>(step) / 1000;
+    trial.state.tokens[TokenFeature("progress")] = static_cast<float>(step) / 1000;
     episode.trials.push_back(trial);
   }
   return episode;

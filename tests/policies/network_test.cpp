@@ -618,8 +618,7 @@ TEST_CASE("the reason of a decision names the sites that change") {
 
 TEST_CASE("the reason of a decision names the measurement that the network goes by") {
   // A teacher who halves where attention takes much of a step, and else keeps.
-  const auto share = static_cast<std::size_t>(
-      std::ranges::find(kTokenFeatureNames, "attention_share") - kTokenFeatureNames.begin());
+  const std::size_t share = TokenFeature("attention_share");
   NetworkOptions options = Willing();
   options.learning_rate = 3e-3;
   options.epochs = 60;

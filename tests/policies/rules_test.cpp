@@ -83,10 +83,8 @@ struct Scene {
   }
 
   void SetLossSlope(float slope) {
-    const auto name = std::ranges::find(kTokenFeatureNames, "loss_slope");
-    const auto feature = static_cast<std::size_t>(name - kTokenFeatureNames.begin());
     for (std::size_t head = 0; head < state.Heads(); ++head) {
-      state.tokens[head * kTokenFeatures + feature] = slope;
+      state.tokens[head * kTokenFeatures + TokenFeature("loss_slope")] = slope;
     }
   }
 
