@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "agent/client.h"
+#include "store/maintenance.h"
 
 namespace attune {
 namespace {
@@ -120,6 +121,13 @@ std::string DaemonProgram() {
 std::unique_ptr<Child> StartDaemon(const Paths& paths, const std::vector<std::string>& flags,
                                    const std::function<bool()>& give_up) {
   paths.Create();
+  // A daemon that does this to a large store would not answer in time.
+  Upgrade(paths.Store(), [&](std::uint64_t schema) {
+    fmt::print(stderr,
+               "attune: {} has schema {} and is brought up to date, once; with a large store this "
+               "takes minutes\n",
+               paths.Store().string(), schema);
+  });
   std::vector<std::string> words = {DaemonProgram()};
   words.insert(words.end(), flags.begin(), flags.end());
   const fs::path log = paths.state / "attuned.err";

@@ -22,6 +22,7 @@
 #include "agent/questions.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
+#include "store/maintenance.h"
 #include "store/writer.h"
 
 namespace attune {
@@ -155,6 +156,10 @@ class Daemon::Loop {
 namespace {
 
 attune::Store OpenForWriting(const Paths& paths) {
+  Upgrade(paths.Store(), [&](std::uint64_t schema) {
+    spdlog::info("store {} has schema {} and is brought up to date, once", paths.Store().string(),
+                 schema);
+  });
   attune::Store store(paths.Store(), attune::Store::Mode::kReadWrite);
   store.MarkRunningLost(UnixTime());
   return store;

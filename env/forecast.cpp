@@ -4,25 +4,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <stdexcept>
 
 namespace attune {
 namespace {
 
 constexpr std::size_t kLeastPoints = 3;
 
-double LogCompute(double compute_seconds) {
-  if (!(compute_seconds > 0) || std::isinf(compute_seconds)) {
-    throw std::invalid_argument("forecast: compute must be positive and finite");
-  }
-  return std::log(compute_seconds);
+bool HasLog(double compute_seconds) {
+  return compute_seconds > 0 && std::isfinite(compute_seconds);
 }
 
 }  // namespace
 
 std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve, double compute_seconds) {
-  const double target = LogCompute(compute_seconds);
-  if (curve.size() < kLeastPoints) return std::nullopt;
+  const auto measured = std::ranges::find_if(
+      curve, [](const CurvePoint& point) { return HasLog(point.compute_seconds); });
+  curve = curve.subspan(static_cast<std::size_t>(measured - curve.begin()));
+  if (curve.size() < kLeastPoints || !HasLog(compute_seconds)) return std::nullopt;
+  const double target = std::log(compute_seconds);
   const auto weight = [&](std::size_t i) {
     return std::exp2(-0.5 * static_cast<double>(curve.size() - 1 - i));
   };
@@ -34,7 +33,7 @@ std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve, double c
     const double w = weight(i);
     total += w;
     total_squares += w * w;
-    mean_x += w * LogCompute(curve[i].compute_seconds);
+    mean_x += w * std::log(curve[i].compute_seconds);
     mean_loss += w * curve[i].loss;
   }
   mean_x /= total;
@@ -42,14 +41,14 @@ std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve, double c
   double spread = 0;
   double product = 0;
   for (std::size_t i = 0; i < curve.size(); ++i) {
-    const double x = LogCompute(curve[i].compute_seconds) - mean_x;
+    const double x = std::log(curve[i].compute_seconds) - mean_x;
     spread += weight(i) * x * x;
     product += weight(i) * x * (curve[i].loss - mean_loss);
   }
   const double slope = spread > 0 ? product / spread : 0;
   double squares = 0;
   for (std::size_t i = 0; i < curve.size(); ++i) {
-    const double x = LogCompute(curve[i].compute_seconds) - mean_x;
+    const double x = std::log(curve[i].compute_seconds) - mean_x;
     const double residual = curve[i].loss - mean_loss - slope * x;
     squares += weight(i) * residual * residual;
   }

@@ -7,7 +7,7 @@
 namespace attune {
 
 struct CurvePoint {
-  double compute_seconds = 0;  // since the job began, > 0
+  double compute_seconds = 0;  // since the job began; never falls
   double loss = 0;             // nats
 };
 
@@ -17,8 +17,9 @@ struct Forecast {
 };
 
 // Weighted least squares of the loss on log(compute), later points weighing more (each point half
-// as much as the one two behind it); the forecast never rises above the last point. Nothing with
-// fewer than three points. Throws std::invalid_argument for a compute that is not positive.
+// as much as the one two behind it); the forecast never rises above the last point. Points before
+// the first with compute are left out: a trainer need not say what it has spent. Nothing with fewer
+// than three points, or for no compute.
 [[nodiscard]] std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve,
                                                    double compute_seconds);
 

@@ -40,6 +40,14 @@ std::string ReadOnlyUri(const fs::path& path) {
   return uri + "?mode=ro";
 }
 
+// The schema of a store that is older than this program's.
+std::optional<std::uint64_t> OlderSchema(const fs::path& path) {
+  if (!fs::is_regular_file(path)) return std::nullopt;
+  const std::uint64_t version = Open(path, SQLITE_OPEN_READONLY).Integer("PRAGMA user_version");
+  if (version == 0 || version >= sqlite::Migrations().size()) return std::nullopt;
+  return version;
+}
+
 // A file that goes with the object, and what SQLite keeps beside it.
 class TemporaryFile {
  public:
@@ -225,6 +233,13 @@ std::vector<Rule> Rules() {
 
 }  // namespace
 
+void Upgrade(const fs::path& store, const std::function<void(std::uint64_t schema)>& begins) {
+  const auto schema = OlderSchema(store);
+  if (!schema) return;
+  begins(*schema);
+  const Store upgraded(store, Store::Mode::kReadWrite);
+}
+
 MergeReport Merge(const fs::path& into, const fs::path& from) {
   std::error_code missing;
   if (fs::equivalent(into, from, missing)) {
@@ -232,13 +247,10 @@ MergeReport Merge(const fs::path& into, const fs::path& from) {
   }
   // Its own schema is brought up to date in a copy: it belongs to somebody else.
   std::optional<TemporaryFile> copy;
-  if (fs::is_regular_file(from)) {
-    const std::uint64_t version = Open(from, SQLITE_OPEN_READONLY).Integer("PRAGMA user_version");
-    if (version > 0 && version < sqlite::Migrations().size()) {
-      copy.emplace(into.string() + ".merging");
-      Copy(from, copy->Path());
-      const Store migrated(copy->Path(), Store::Mode::kReadWrite);
-    }
+  if (OlderSchema(from)) {
+    copy.emplace(into.string() + ".merging");
+    Copy(from, copy->Path());
+    const Store migrated(copy->Path(), Store::Mode::kReadWrite);
   }
   const fs::path& source = copy ? copy->Path() : from;
   RequireStore(source);

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -68,6 +69,10 @@ class ForwardSignals {
 
 void Pause(std::chrono::milliseconds time) { poll(nullptr, 0, static_cast<int>(time.count())); }
 
+double UnixTime() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 std::string RandomKey() {
   std::random_device device;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", device(), device(), device(), device());
@@ -88,8 +93,8 @@ void WarnOfUnusedFlags(const Arguments& arguments) {
   }
 }
 
-// Follows the job until its command ends. A daemon that goes or answers nonsense ends the following
-// only: the training goes on.
+// Follows the job of the key, or whichever the daemon has where the key is empty, until its command
+// ends. A daemon that goes or answers nonsense ends the following only: the training goes on.
 void Follow(const Paths& paths, const std::string& key, Child& trainer) {
   Progress progress;
   bool look = true;
@@ -97,7 +102,7 @@ void Follow(const Paths& paths, const std::string& key, Child& trainer) {
     try {
       if (const auto status = look ? AskStatus(paths) : std::nullopt) {
         for (const LiveJob& job : status->jobs) {
-          if (job.key == key && job.step > 0) progress.Show(job);
+          if ((key.empty() || job.key == key) && job.step > 0) progress.Show(job);
         }
       }
     } catch (const std::exception& error) {
@@ -140,6 +145,18 @@ Setting FirstSetting(const Trial& oldest) {
   // Nothing is seen before the first window is full.
   if (CountActive(seen) > 0) first.active = std::move(seen);
   return first;
+}
+
+// The key of the last job that ended since then, or `otherwise`. A job that goes on from a
+// checkpoint keeps the key that it had, whatever it is given.
+std::string KeyOfLastSince(const Store& store, double time, const std::string& otherwise) {
+  std::string key = otherwise;
+  for (const JobRecord& job : store.Jobs(std::numeric_limits<std::int64_t>::max())) {
+    if (job.ended < time) continue;
+    time = job.ended;
+    key = job.spec.key;
+  }
+  return key;
 }
 
 // Nothing if no job goes by the key.
@@ -293,7 +310,8 @@ int Run(const std::vector<std::string>& words) {
 
   if (interrupted != 0) throw std::runtime_error("interrupted before the command was started");
 
-  const std::string key = RandomKey();
+  std::string key = RandomKey();
+  const double began = UnixTime();
   std::optional<Child> trainer;
   try {
     trainer.emplace(
@@ -304,7 +322,9 @@ int Run(const std::vector<std::string>& words) {
     return kNoCommand;
   }
   foreground = trainer->Id();
-  Follow(arguments.paths, key, *trainer);
+  // All jobs of a daemon of our own are the command's.
+  const bool alone = daemon != nullptr;
+  Follow(arguments.paths, alone ? "" : key, *trainer);
   const int status = trainer->Wait();
   foreground = 0;
   signals.reset();
@@ -314,6 +334,7 @@ int Run(const std::vector<std::string>& words) {
     AwaitEnd(OpenHistory(arguments.paths), key);
     daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);
+    if (alone && !store.FindJobByKey(key)) key = KeyOfLastSince(store, began, key);
     if (const auto summary = Summarise(store, key)) {
       Tell(*summary, arguments.Has("state-directory")
                          ? fmt::format(" --state-directory {}", arguments.paths.state.string())
@@ -321,9 +342,9 @@ int Run(const std::vector<std::string>& words) {
       if (report.is_open()) WriteReport(*summary, report);
     } else {
       fmt::print(stderr,
-                 "attune run: {} never said hello to attuned; give it a probe (README.md, \"Your "
+                 "attune run: {} never said hello to attuned{}; give it a probe (README.md, \"Your "
                  "own trainer\")\n",
-                 command[0]);
+                 command[0], alone ? "" : " under the key that it was given (ATTUNE_JOB)");
     }
   } catch (const std::exception& error) {
     fmt::print(stderr, "attune run: no summary: {}\n", error.what());

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <vector>
 
 #include "tests/catch.hpp"
@@ -68,15 +67,16 @@ TEST_CASE("points at one compute forecast their mean") {
   CHECK(ForecastLoss(curve, 50)->noise == Approx(0).margin(1e-12));
 }
 
-TEST_CASE("compute that is not positive is refused") {
+TEST_CASE("a job that does not say what it has spent has no forecast") {
   const auto curve = Line(5, -0.7, 5);
-  CHECK_THROWS_AS(ForecastLoss(curve, 0), std::invalid_argument);
-  CHECK_THROWS_AS(ForecastLoss(curve, -1), std::invalid_argument);
-  CHECK_THROWS_AS(ForecastLoss(curve, std::numeric_limits<double>::quiet_NaN()),
-                  std::invalid_argument);
-  auto bad = curve;
-  bad[1].compute_seconds = 0;
-  CHECK_THROWS_AS(ForecastLoss(bad, 10), std::invalid_argument);
+  CHECK(ForecastLoss(curve, 0) == std::nullopt);
+  CHECK(ForecastLoss(curve, -1) == std::nullopt);
+  CHECK(ForecastLoss(curve, std::numeric_limits<double>::quiet_NaN()) == std::nullopt);
+  CHECK(ForecastLoss(std::vector<CurvePoint>(9, {0, 2}), 0) == std::nullopt);
+  // From the first point on at which it does, it has one.
+  std::vector<CurvePoint> late(3, {0, 9});
+  late.insert(late.end(), curve.begin(), curve.end());
+  CHECK(ForecastLoss(late, 1000)->loss == Approx(5 - 0.7 * std::log(1000.0)));
 }
 
 }  // namespace

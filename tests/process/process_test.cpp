@@ -117,6 +117,19 @@ TEST_CASE("attune run starts a daemon, tunes the job, and leaves its history") {
   CHECK(json::parse(list.Out()).size() == summary["trials"].get<std::size_t>());
 }
 
+TEST_CASE("attune run tells of the job of its command also where that has a key of its own") {
+  const Workplace work;
+  const auto report = work.Path() / "job.json";
+  Process run(work.Path(),
+              work.Attune({"run", "--state-directory", work.State().string(), "--windows", "8",
+                           "--report", report.string(), "--", "env", "ATTUNE_JOB=as-before"}) +
+                  work.Demo(40));
+  REQUIRE(run.Wait() == 0);
+  CHECK_THAT(run.Err(), Contains("job 1 'demo-lm' finished: 40 steps"));
+  CHECK(json::parse(ReadFile(report))["steps"] == 40);
+  CHECK(work.History().FindJobByKey("as-before"));
+}
+
 TEST_CASE(
     "a trainer ends normally, with its present setting, when the daemon is stopped or killed") {
   const Workplace work;

@@ -376,6 +376,26 @@ std::vector<std::uint64_t> Ids(const PruneReport& report) {
   return ids;
 }
 
+TEST_CASE("an upgrade says so before it begins, and leaves alone what is up to date") {
+  const TemporaryDirectory folder;
+  const auto path = folder.Path() / "store.db";
+  std::vector<std::uint64_t> heard;
+  const auto upgrade = [&] {
+    Upgrade(path, [&](std::uint64_t schema) { heard.push_back(schema); });
+  };
+  upgrade();
+  CHECK_FALSE(std::filesystem::exists(path));
+  {
+    sqlite::Database old(path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+    sqlite::Migrate(old, sqlite::Migrations().first(2));
+  }
+  upgrade();
+  CHECK(heard == std::vector<std::uint64_t>{2});
+  CHECK(Store(path, Mode::kReadOnly).Jobs(1).empty());
+  upgrade();
+  CHECK(heard.size() == 1);
+}
+
 TEST_CASE("pruning by age forgets whole ended jobs and gives their space back") {
   const TemporaryDirectory folder;
   const auto path = folder.Path() / "store.db";
