@@ -32,8 +32,7 @@ struct Preferences {
                                    const Action& action, std::span<const std::uint8_t> before,
                                    std::span<const std::uint8_t> after);
 
-// tanh of rows + bias in place, the bias being as long as a row: Lambert's continued fraction to
-// its 11th term, within 2e-6.
+// tanh of rows + bias in place, the bias being as long as a row; within 2e-6.
 void AddAndSquash(std::span<float> rows, std::span<const float> bias);
 
 }  // namespace attune

@@ -49,7 +49,8 @@ inline double Quantile(std::vector<double> values, double share) {
 }
 inline double Median(std::vector<double> values) { return Quantile(std::move(values), 0.5); }
 
-// Figures of ours and of the bare part, taken in turn so that both see the same neighbours.
+// Figures of ours and of the bare part, taken in turn so that both see the same neighbours; as many
+// of the one as of the other.
 struct Figures {
   std::vector<double> ours, reference;
 
@@ -65,7 +66,12 @@ struct Figures {
     }
     return figures;
   }
-  [[nodiscard]] double Ratio() const { return Median(ours) / Median(reference); }
+  // The median over the rounds: what slows the machine for a while slows both parts of a round.
+  [[nodiscard]] double Ratio() const {
+    std::vector<double> ratios;
+    for (std::size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / reference[i]);
+    return Median(ratios);
+  }
 };
 
 // One line of JSON; `more` follows the five fields that every benchmark has.

@@ -254,11 +254,11 @@ void TimeDecide() {
       trainer.Await<Heartbeat>();
       double start = WallSeconds();
       trainer.Send(frame);
-      if (trainer.Obey(200, step)) {
-        figures.ours.push_back(1e6 * (WallSeconds() - start));
-      } else {
+      if (!trainer.Obey(200, step)) {
         ++kept;
+        return;
       }
+      figures.ours.push_back(1e6 * (WallSeconds() - start));
       start = WallSeconds();
       echo.Send(frame);
       echo.Await<ActionRequest>();
