@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -70,16 +71,27 @@ std::string Key(const AttachOptions& options) {
 struct SiteSet {
   std::vector<std::shared_ptr<TunableAttentionImpl>> modules;
   Topology topology;
-  Setting setting;
+  Setting setting;  // in force
+  Setting held;     // the same as the modules hold it: a half-precision model rounds it
 
   void Add(std::string name, std::shared_ptr<TunableAttentionImpl> site) {
     if (std::find(modules.begin(), modules.end(), site) != modules.end()) return;
     topology.sites.push_back(site->Describe(std::move(name)));
-    const Setting part = site->Current();
-    setting.scale.insert(setting.scale.end(), part.scale.begin(), part.scale.end());
-    setting.gain.insert(setting.gain.end(), part.gain.begin(), part.gain.end());
-    setting.active.insert(setting.active.end(), part.active.begin(), part.active.end());
     modules.push_back(std::move(site));
+  }
+
+  // Whether the modules hold another setting than they did; that is the one in force then.
+  bool Follow() {
+    Setting now;
+    for (const auto& site : modules) {
+      const Setting part = site->Current();
+      now.scale.insert(now.scale.end(), part.scale.begin(), part.scale.end());
+      now.gain.insert(now.gain.end(), part.gain.begin(), part.gain.end());
+      now.active.insert(now.active.end(), part.active.begin(), part.active.end());
+    }
+    if (now == held) return false;
+    setting = held = std::move(now);
+    return true;
   }
 
   void Apply(const Setting& to) {
@@ -91,6 +103,8 @@ struct SiteSet {
                            std::span(to.active).subspan(first, heads));
       first += heads;
     }
+    Follow();
+    setting = to;
   }
 };
 
@@ -108,6 +122,7 @@ SiteSet FindSites(torch::nn::Module& model) {
   if (sites.modules.empty()) {
     throw std::invalid_argument("the model has no TunableAttention: nothing for attune to tune");
   }
+  sites.Follow();
   return sites;
 }
 
@@ -125,7 +140,13 @@ struct Handle::Impl {
                .seed = options.seed,
                .learning_rate = options.learning_rate,
                .policy = FromEnvironment("ATTUNE_POLICY")},
-              sites.setting) {}
+              sites.setting),
+        step(attach_options.steps),
+        compute_seconds(attach_options.compute_seconds) {
+    if (!(compute_seconds >= 0) || std::isinf(compute_seconds)) {
+      throw std::invalid_argument("compute_seconds of a run that goes on must be at least 0");
+    }
+  }
 
   // What the sites measured in a step that took so many processor seconds; nothing where a site
   // was not run.
@@ -164,18 +185,18 @@ struct Handle::Impl {
   bool Take(const ActionRequest& action) {
     auto fault = FindFault(action.setting, sites.topology);
     if (!fault) {
+      const Setting before = sites.setting;
       try {
         sites.Apply(action.setting);
       } catch (const std::exception& error) {
         fault = error.what();
-        sites.Apply(sites.setting);
+        sites.Apply(before);
       }
     }
     if (fault) {
       probe.Rejected(action, step, *fault);
       return false;
     }
-    sites.setting = action.setting;
     probe.Applied(action, step);
     return true;
   }
@@ -191,8 +212,8 @@ struct Handle::Impl {
   SiteSet sites;
   Probe probe;
 
-  std::uint64_t step = 0;
-  double compute_seconds = 0;
+  std::uint64_t step;
+  double compute_seconds;
   std::optional<double> started;  // processor time at StartStep
   bool measuring = false;
   double loss_sum = 0;  // since the last observation
@@ -220,6 +241,7 @@ bool Handle::Step(double loss) {
   Impl& my = *impl_;
   if (!my.started) throw std::logic_error("Handle::Step without StartStep before the forward pass");
   ++my.step;
+  if (my.sites.Follow()) my.probe.Resettle(my.sites.setting);
   my.loss_sum += loss;
   ++my.loss_count;
   if (std::exchange(my.measuring, false)) {
@@ -240,6 +262,7 @@ bool Handle::Step(double loss) {
   return changed;
 }
 
+std::uint64_t Handle::Steps() const { return impl_->step; }
 double Handle::ComputeSeconds() const { return impl_->compute_seconds; }
 
 void Handle::Finish(std::optional<double> validation_loss, Outcome outcome) {

@@ -33,6 +33,10 @@ struct AttachOptions {
   Budget budget;
   std::uint64_t seed = 0;
   double learning_rate = 0;  // at its highest; 0: unknown
+  // Of a run that goes on from a checkpoint, under its key: what Handle::Steps and ComputeSeconds
+  // said when that was saved.
+  std::uint64_t steps = 0;
+  double compute_seconds = 0;
   // Empty: from the environment, ATTUNE_ENDPOINT (else no daemon) and ATTUNE_JOB (else a random
   // key). ATTUNE_MODE=off: no daemon, whatever else is said; ATTUNE_MODE=offline: a log in
   // ATTUNE_DIR (else ./attune) for `attune import`.
@@ -55,11 +59,15 @@ class Handle {
   // Before the forward pass.
   void StartStep();
   // After the optimiser: the safe point. `loss` is the step's training loss in nats, NaN included.
-  // Returns whether the setting changed. Throws std::logic_error without StartStep before it.
+  // Returns whether an action changed the setting. Where the model has another one than it had
+  // after the step before, as from a checkpoint, that is told to the daemon. Throws
+  // std::logic_error without StartStep before it.
   bool Step(double loss);
   // Processor seconds of the whole process between the two calls, attune's own work in them
-  // included; what runs outside them, such as evaluation, does not count.
+  // included; what runs outside them, such as evaluation, does not count. With those before it in a
+  // run that goes on.
   [[nodiscard]] double ComputeSeconds() const;
+  [[nodiscard]] std::uint64_t Steps() const;  // done, with those before the checkpoint
   void Finish(std::optional<double> validation_loss, Outcome outcome = Outcome::kFinished);
 
   [[nodiscard]] const Topology& Sites() const;
@@ -73,8 +81,8 @@ class Handle {
 
 // Finds every TunableAttention of the model, named by its place in it and in that order; one that
 // is registered twice counts once. The setting that they hold is the job's first. Throws
-// std::invalid_argument if there is none, for an unusable endpoint and for what FindFault(JobSpec)
-// objects to; a daemon that does not answer is no error.
+// std::invalid_argument if there is none, for an unusable endpoint, for compute_seconds below 0 and
+// for what FindFault(JobSpec) objects to; a daemon that does not answer is no error.
 [[nodiscard]] Handle Attach(torch::nn::Module& model, const AttachOptions& options);
 
 }  // namespace attune

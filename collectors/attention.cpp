@@ -73,12 +73,11 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
   return numbers;
 }
 
-// Where backward() leaves ∂loss/∂gain of every head, [count]: the gradient of the heads' outputs
-// times what the gain was multiplied with. Both are [batch, count, length, head_width].
-std::shared_ptr<torch::Tensor> MeasureImportance(const torch::Tensor& heads,
-                                                 const torch::Tensor& ungained) {
-  auto slope = std::make_shared<torch::Tensor>();
-  if (!heads.requires_grad()) return slope;
+// Lets backward() add ∂loss/∂gain of every head to `slope`, [count]: the gradient of the heads'
+// outputs times what the gain was multiplied with. Both are [batch, count, length, head_width].
+void MeasureImportance(const torch::Tensor& heads, const torch::Tensor& ungained,
+                       const std::shared_ptr<torch::Tensor>& slope) {
+  if (!heads.requires_grad()) return;
   heads.register_hook([slope, ungained](const torch::Tensor& gradient) {
     const torch::NoGradGuard no_grad;
     std::vector<torch::Tensor> of_heads;
@@ -91,7 +90,6 @@ std::shared_ptr<torch::Tensor> MeasureImportance(const torch::Tensor& heads,
     const torch::Tensor now = torch::stack(of_heads);
     *slope = slope->defined() ? *slope + now : now;
   });
-  return slope;
 }
 
 // What makes scales, gains and activity unusable for so many heads, or nothing.
@@ -124,6 +122,7 @@ torch::nn::Linear MakeLinear(std::int64_t in, std::int64_t out, bool bias) {
 }  // namespace
 
 torch::Tensor CausalMask::Of(std::int64_t length, const torch::TensorOptions& options) {
+  const std::lock_guard lock(mutex_);
   if (!mask_.defined() || mask_.size(0) < length || mask_.dtype() != options.dtype() ||
       mask_.device() != options.device()) {
     const c10::InferenceMode normal(false);  // usable in training whoever comes first
@@ -242,7 +241,8 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   CheckInputs(memory, mask, options_.causal);
   const Prepared& now = Prepare();
   const bool measure = wish_.has_value() && is_training();
-  const double start = measure ? ProcessorSeconds() : 0;
+  const bool again = !wish_ && measured_ && is_training();  // a further pass of a measured step
+  const double start = measure || again ? ProcessorSeconds() : 0;
 
   const auto project = [&](const torch::nn::Linear& linear, const torch::Tensor& input) {
     return Split(F::linear(input, Part(now, linear->weight, 0), Part(now, linear->bias, 0)),
@@ -266,10 +266,16 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
     measured_.reset();
     torch::Tensor numbers = Numbers(queries, keys, heads, mask, *wish_);
     if (numbers.defined()) {
-      measured_ = Measured{std::move(numbers), MeasureImportance(heads, ungained),
+      measured_ = Measured{std::move(numbers), std::make_shared<torch::Tensor>(),
                            now.setting.active, seconds};
+      MeasureImportance(heads, ungained, measured_->slope);
     }
     wish_.reset();
+  } else if (again) {
+    measured_->forward_seconds += ProcessorSeconds() - start;
+    if (now.setting.active == measured_->active) {
+      MeasureImportance(heads, ungained, measured_->slope);
+    }
   }
   return result;
 }
@@ -282,6 +288,7 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
                                             const torch::Tensor& heads, const torch::Tensor& mask,
                                             const Wish& wish) {
   const torch::NoGradGuard no_grad;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::int64_t batch = queries.size(0);
   const std::int64_t length = queries.size(2);
   const std::int64_t key_count = keys.size(2);
@@ -352,6 +359,10 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
           .sum(torch::IntArrayRef({0, 1}));
   cosines.fill_diagonal_(0);
 
+  // The first key that a row sees: where a mask hides the beginning, the first behind it.
+  const torch::Tensor first_seen = visible.to(torch::kUInt8).argmax(-1, true);  // [S, 1, R, 1]
+  const torch::Tensor of_first = p.gather(3, first_seen.expand({-1, p.size(1), -1, -1})).squeeze(3);
+
   // Key of rank r among n seen ones: bin ⌊16 (n − 1 − r) / n⌋.
   const torch::Tensor n = seen.unsqueeze(-1).clamp_min(1);
   const torch::Tensor bins = ((n - visible.cumsum(-1)) * static_cast<std::int64_t>(kProfileBins))
@@ -364,7 +375,7 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
 
   const torch::Tensor metrics =
       torch::stack({mean(entropy / seen.to(torch::kFloat32).log()).clamp(0, 1),
-                    largest.amax(torch::IntArrayRef({0, 2})), mean(top), mean(p.select(3, 0)),
+                    largest.amax(torch::IntArrayRef({0, 2})), mean(top), mean(of_first),
                     norms / norms.mean().clamp_min(std::numeric_limits<float>::min()),
                     torch::zeros_like(norms), cosines.amax(-1).clamp(0, 1)},
                    1);

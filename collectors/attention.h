@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <random>
 #include <span>
@@ -27,13 +28,15 @@ struct AttentionOptions {
   std::int64_t context = 0;    // keys at most, for the topology; at least 1
 };
 
-// The additive mask of causal attention, kept for the largest length seen so far.
+// The additive mask of causal attention, kept for the largest length seen so far. Thread safe, so
+// that a baked model serves several threads as any module does.
 class CausalMask {
  public:
   // [length, length]: 0 where a query sees the key, −∞ elsewhere.
   [[nodiscard]] torch::Tensor Of(std::int64_t length, const torch::TensorOptions& options);
 
  private:
+  std::mutex mutex_;  // guards what follows
   torch::Tensor mask_;
 };
 
@@ -66,7 +69,8 @@ TORCH_MODULE(PlainAttention);
 struct SiteMeasurement {
   std::vector<float> metrics;  // [heads × kMetrics]
   std::vector<float> profile;  // [heads × kProfileBins]
-  double forward_seconds = 0;  // the process's processor time in this forward, measuring left out
+  double forward_seconds =
+      0;  // the process's processor time in the forward passes, measuring left out
 };
 
 // Multi-head attention with per-head logit scale, output gain and activity. Inactive heads are not
@@ -99,11 +103,12 @@ class TunableAttentionImpl : public torch::nn::Module {
   // Lets the next forward pass in training mode measure itself on `rows` sampled query rows of at
   // most `sequences` sequences (both at least 1). The rows are drawn fresh, one in each of `rows`
   // equal stretches of the queries that see at least 16 keys (2 where the input is shorter), by a
-  // generator of this module's own. Mask entries of −10,000 and below hide a key.
+  // generator of this module's own. Mask entries of −10,000 and below hide a key. The passes behind
+  // it, of further micro-batches, add to the importance and to the seconds.
   void MeasureNext(std::int64_t rows, std::int64_t sequences);
-  // What was measured, after backward() (importance comes from the gradient of the heads; 0 without
-  // a backward pass); nothing if no forward ran since MeasureNext or no query saw two keys. Clears
-  // it, and the wish to measure.
+  // What was measured, after the last backward() (importance comes from the gradient of the heads;
+  // 0 without a backward pass); nothing if no forward ran since MeasureNext or no query saw two
+  // keys. Clears it, and the wish to measure.
   [[nodiscard]] std::optional<SiteMeasurement> TakeMeasurement();
 
   // A plain module with the same outputs (to 1e-5): scales folded into the query projection, gains

@@ -210,6 +210,7 @@ struct Probe::Line {
     if (hello_sent && now - *hello_sent < heartbeat) return;
     if (!Writable() || !Send(hello)) return;
     hello_sent = now;
+    hello_old = false;
     if (!introduced) last_heard = now;
     introduced = true;
   }
@@ -217,8 +218,8 @@ struct Probe::Line {
   // Says what is due: Hello, answers that wait, a heartbeat. Observations go behind them.
   void Speak(Clock::time_point now) {
     const bool silent = introduced && now - last_heard >= kLiveness * heartbeat;
-    if (!introduced || silent) Introduce(now);
-    if (!introduced) return;
+    if (!introduced || silent || hello_old) Introduce(now);
+    if (!introduced || hello_old) return;
     while (!replies.empty() && Send(replies.front())) replies.pop_front();
     if (!silent && now - std::min(last_sent, last_heard) >= heartbeat &&
         now - last_heartbeat >= heartbeat && Send(Heartbeat{hello.step})) {
@@ -334,11 +335,17 @@ struct Probe::Line {
       return std::max(std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()),
                       std::chrono::milliseconds(0));
     };
+    const bool met = introduced || hello_sent.has_value();
+    // One that was started anew meanwhile, or has given the job up, knows nobody.
+    if (!introduced || Clock::now() - last_heard >= heartbeat) {
+      introduced = false;
+      hello_sent.reset();
+    }
     // The first turn also finds a daemon that came up since the last step.
     for (bool gone = false; !gone;) {
       Speak(Clock::now());
-      gone = introduced && replies.empty() && Send(bye);
-      if (gone || !introduced || left().count() == 0) break;
+      gone = introduced && !hello_old && replies.empty() && Send(bye);
+      if (gone || (!met && !introduced) || left().count() == 0) break;
       zmq::pollitem_t item{socket.handle(), 0, ZMQ_POLLOUT, 0};
       zmq_poll(&item, 1, static_cast<long>(left().count()));  // a signal only ends this turn
     }
@@ -355,6 +362,7 @@ struct Probe::Line {
 
   bool closed = false;
   bool introduced = false;                      // the daemon was told who we are
+  bool hello_old = false;                       // and another setting than is in force
   std::optional<Clock::time_point> hello_sent;  // the last time
   Clock::time_point last_sent = Clock::now();
   Clock::time_point last_heard = Clock::now();
@@ -401,6 +409,8 @@ void Probe::Observe(Observation observation) {
   Line& line = *line_;
   line.hello.step = observation.step;
   line.compute_seconds = observation.compute_seconds;
+  line.Listen();  // what waits is no silence, and may be an action that Hello would deny
+  if (line.closed) return;
   line.Speak(Clock::now());
   observation.action = line.hello.action;
   observation.dropped = static_cast<std::uint32_t>(
@@ -409,7 +419,8 @@ void Probe::Observe(Observation observation) {
   if (fault)
     line.Complain("observation of step " + std::to_string(observation.step) + ": " + *fault);
   // Behind an answer that could not be sent: the daemon must not see an action's effect before it.
-  if (!fault && line.introduced && line.replies.empty() && line.Send(std::move(observation))) {
+  const bool may_send = line.introduced && !line.hello_old && line.replies.empty();
+  if (!fault && may_send && line.Send(std::move(observation))) {
     line.dropped_since_sent = 0;
   } else {
     ++line.dropped;
@@ -435,6 +446,19 @@ void Probe::Applied(const ActionRequest& action, std::uint64_t step) {
   line_->hello.action = action.id;
   line_->Answer(action, AckStatus::kApplied, step, "");
   line_->Speak(Clock::now());
+}
+
+void Probe::Resettle(const Setting& setting) {
+  if (!line_ || line_->closed) return;
+  Line& line = *line_;
+  if (line.waiting) {
+    line.Answer(*line.waiting, AckStatus::kRejected, line.hello.step,
+                "the trainer loaded another setting");
+    line.waiting.reset();
+  }
+  line.hello.setting = setting;
+  line.hello_old = true;
+  line.hello_sent.reset();
 }
 
 void Probe::Rejected(const ActionRequest& action, std::uint64_t step, const std::string& why) {

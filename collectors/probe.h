@@ -63,6 +63,11 @@ class Probe {
   void Applied(const ActionRequest& action, std::uint64_t step);
   void Rejected(const ActionRequest& action, std::uint64_t step, const std::string& why);
 
+  // Another setting is in force than the daemon knows, and not by its action: a checkpoint brought
+  // it. Hello is said anew, and an action that was decided for the setting before is rejected.
+  // Offline it cannot be told.
+  void Resettle(const Setting& setting);
+
   // Says Bye and closes the line; later calls do nothing. Waits up to farewell_seconds where the
   // daemon was met, not at all where it never was. `outcome` is kFinished or kFailed (anything else
   // counts as failed).

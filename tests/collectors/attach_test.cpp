@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <variant>
@@ -216,6 +217,40 @@ TEST_CASE("a model that was loaded with a setting introduces itself with it") {
                     std::vector<std::uint8_t>{0, 1, 1, 1});
   Handle handle = Attach(*net, Options(&daemon));
   CHECK(handle.Current() == Setting{{1, 2, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1}, {0, 1, 1, 1, 1, 1}});
+}
+
+TEST_CASE("a setting that is loaded while it trains is told to the daemon and measured") {
+  Daemon daemon;
+  Net other;
+  other->lower->Apply(std::vector<float>{1, 1.5F, 1, 1}, std::vector<float>(4, 1.0F),
+                      std::vector<std::uint8_t>{0, 1, 1, 0});
+  other->upper->Apply(std::vector<float>(2, 1.0F), std::vector<float>(2, 1.0F),
+                      std::vector<std::uint8_t>{0, 1});
+  std::stringstream file;
+  torch::save(other, file);
+  Run run(Options(&daemon));
+  static_cast<void>(run.Hear<Hello>(daemon));
+  daemon.Say(Welcome{1, 1, 10});
+  torch::load(run.net, file);
+  CHECK(run.Hear<Hello>(daemon).setting == Smaller());
+  CHECK(run.handle.Current() == Smaller());
+  CHECK(run.Hear<Observation>(daemon).active == Smaller().active);
+}
+
+TEST_CASE("a job that goes on from a checkpoint says where it stands") {
+  Daemon daemon;
+  AttachOptions options = Options(&daemon);
+  options.steps = 600;
+  options.compute_seconds = 50;
+  Run run(options);
+  CHECK(run.Hear<Hello>(daemon).step > 600);
+  daemon.Say(Welcome{1, 1, 10});
+  const auto observation = run.Hear<Observation>(daemon);
+  CHECK(observation.step > 600);
+  CHECK(observation.compute_seconds > 50);
+  CHECK(run.handle.Steps() == 600 + run.steps);
+  options.compute_seconds = -1;
+  CHECK_THROWS_AS(Attach(*run.net, options), std::invalid_argument);
 }
 
 TEST_CASE("without a daemon a job trains on and keeps its clock") {

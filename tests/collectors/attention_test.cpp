@@ -1,6 +1,8 @@
 // TunableAttention against a reference written out in loops, and against closed forms.
 #include "collectors/attention.h"
 
+#include <ATen/autocast_mode.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -333,6 +335,53 @@ TEST_CASE("importance is the slope of the loss along the head's gain") {
   }
 }
 
+TEST_CASE("the passes of several micro-batches count together in one measurement") {
+  torch::manual_seed(6);
+  TunableAttention module(Options(Shape::kCausal));
+  const torch::Tensor x = torch::randn({2, 18, 24});
+  const torch::Tensor slope = torch::randn({2, 18, 24});
+  const auto measure = [&](const std::vector<torch::Tensor>& weights) {
+    module->MeasureNext(4, 1);
+    for (const torch::Tensor& weight : weights) (module->forward(x) * weight).sum().backward();
+    return module->TakeMeasurement().value();
+  };
+  const SiteMeasurement whole = measure({slope});
+  const SiteMeasurement parts = measure({0.25 * slope, 0.75 * slope});
+  for (std::size_t head = 0; head < 4; ++head) {
+    CHECK(At(parts, head, Metric::kImportance) ==
+          Approx(At(whole, head, Metric::kImportance)).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("a measurement is made in single precision, also where autocast is on") {
+  torch::manual_seed(10);
+  TunableAttention single(Options(Shape::kCausal));
+  TunableAttention half(Options(Shape::kCausal));
+  {
+    const torch::NoGradGuard no_grad;
+    single->query->weight.mul_(20);
+    const auto theirs = half->parameters();
+    for (std::size_t i = 0; i < theirs.size(); ++i) theirs[i].copy_(single->parameters()[i]);
+  }
+  half->to(torch::kBFloat16);
+  const torch::Tensor x = torch::randn({1, 18, 24});
+  half->MeasureNext(18, 1);
+  half->forward(x.to(torch::kBFloat16));
+  const auto wanted = half->TakeMeasurement();
+  at::autocast::set_cpu_enabled(true);
+  single->MeasureNext(18, 1);
+  single->forward(x);
+  at::autocast::set_cpu_enabled(false);
+  at::autocast::clear_cache();
+  const auto measured = single->TakeMeasurement();
+  REQUIRE(measured);
+  for (std::size_t head = 0; head < 4; ++head) {
+    // The products of the same halves; those of halves would be rounded to a sixteenth.
+    CHECK(At(*measured, head, Metric::kLargestLogit) ==
+          Approx(At(*wanted, head, Metric::kLargestLogit)).epsilon(0).margin(2e-3));
+  }
+}
+
 TEST_CASE("measuring leaves the model's random numbers alone and draws fresh rows each time") {
   torch::manual_seed(7);
   TunableAttention module(Options(Shape::kCausal));
@@ -361,12 +410,13 @@ TEST_CASE("keys that a mask hides count as little in a measurement as keys that 
   const torch::Tensor memory = torch::randn({1, 32, 10});
   const float hidden = GENERATE(-1e9F, -std::numeric_limits<float>::infinity());
   torch::Tensor mask = torch::zeros({1, 1, 1, 32});
-  mask.narrow(3, 24, 8).fill_(hidden);
+  const std::int64_t first = GENERATE(0, 24);  // of the eight that are hidden
+  mask.narrow(3, first, 8).fill_(hidden);
   module->MeasureNext(12, 1);
   module->forward(x, memory, mask).sum().backward();
   const auto masked = module->TakeMeasurement();
   module->MeasureNext(12, 1);
-  module->forward(x, memory.narrow(1, 0, 24)).sum().backward();
+  module->forward(x, memory.narrow(1, first == 0 ? 8 : 0, 24)).sum().backward();
   const auto cut = module->TakeMeasurement();
   REQUIRE(masked);
   REQUIRE(cut);

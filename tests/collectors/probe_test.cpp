@@ -437,6 +437,38 @@ TEST_CASE("a trainer says Hello again to a daemon that has fallen silent") {
   CHECK(pair.Next<Hello>().job == TestJob());
 }
 
+TEST_CASE("what waits is heard before a trainer takes its daemon for silent") {
+  Pair pair;
+  pair.Greet(3, 0.05);
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  // Four heartbeats go by in which the trainer does nothing.
+  while (pair.router->Receive(std::chrono::milliseconds(250))) {
+  }
+  pair.probe.Observe(TestObservation(8));
+  Message said = pair.router->Receive(kPatience).value();
+  if (std::holds_alternative<Heartbeat>(said)) said = pair.router->Receive(kPatience).value();
+  // A Hello would have said that the action has not come.
+  CHECK(std::holds_alternative<Observation>(said));
+  pair.step = 8;
+  CHECK(pair.Receive().id == 21);
+}
+
+TEST_CASE(
+    "another setting than the daemon's is told by a Hello, and what was decided for it denied") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  pair.probe.Applied(pair.Receive(), 7);
+  CHECK(pair.Next<ActionReply>().acknowledgement.status == AckStatus::kApplied);
+  pair.probe.Resettle(Scaled(4));
+  pair.probe.Observe(TestObservation(9));
+  const auto hello = std::get<Hello>(pair.router->Receive(kPatience).value());
+  CHECK(hello.setting == Scaled(4));
+  CHECK(hello.action == 21);
+  CHECK(hello.step == 9);
+  CHECK(std::holds_alternative<Observation>(pair.router->Receive(kPatience).value()));
+}
+
 TEST_CASE("a trainer with nothing to report sends heartbeats") {
   Pair pair;
   pair.Greet(3, 0.02);
@@ -501,6 +533,17 @@ TEST_CASE("Finish says how it ended, behind everything that was said before") {
   CHECK(bye.compute_seconds == 61.5);
   CHECK(bye.validation_loss == 2.25);
   CHECK_FALSE(pair.probe.Due(3));
+}
+
+TEST_CASE("Finish introduces the job first where the daemon has said that it knows nobody") {
+  Pair pair;
+  pair.Greet();
+  pair.router->Send(Error{ErrorCode::kOutOfOrder, "Hello first"});
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  (void)pair.Receive();  // and what was said before it
+  pair.probe.Finish(Outcome::kFinished, 9, 1, 2.25);
+  CHECK(std::holds_alternative<Hello>(pair.router->Receive(kPatience).value()));
+  CHECK(std::get<Bye>(pair.router->Receive(kPatience).value()).validation_loss == 2.25);
 }
 
 TEST_CASE("a probe that goes without Finish says that the job failed") {

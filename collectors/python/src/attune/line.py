@@ -153,12 +153,18 @@ class Line:
         def left() -> int:
             return max(0, math.ceil(1000 * (deadline - time.monotonic())))
 
+        met = self._introduced or self._hello_sent is not None
+        # One that was started anew meanwhile, or has given the job up, knows nobody.
+        if not self._introduced or time.monotonic() - self.last_heard >= self._heartbeat:
+            self._introduced = False
+            self._hello_sent = None
         try:
             # The first turn also finds a daemon that came up since the last step.
             while True:
                 self._speak(time.monotonic())
-                gone = self._introduced and not self._replies and self._send(bye)
-                if gone or not self._introduced or left() == 0:
+                told = self._introduced and not self._hello_old and not self._replies
+                gone = told and self._send(bye)
+                if gone or not (met or self._introduced) or left() == 0:
                     break
                 self._socket.poll(left(), zmq.POLLOUT)
             self._close(linger=left())

@@ -62,6 +62,7 @@ class View(NamedTuple):
         weight: [S, A, R] of a row in a mean over the rows that count.
         log_seen: [S, A, R] logarithm of the number of keys seen.
         bins: [S, A, R, K] place of a key in the profile.
+        first: [S, A, R, 1] first key that is seen: where a mask hides the beginning, behind it.
         counted: [A] rows that count.
     """
 
@@ -73,6 +74,7 @@ class View(NamedTuple):
     weight: Tensor
     log_seen: Tensor
     bins: Tensor
+    first: Tensor
     counted: Tensor
 
 
@@ -126,6 +128,7 @@ def look(
             counts.float() / counted.clamp_min(1).view(1, -1, 1),
             seen.float().log(),
             bins.long(),
+            visible.to(torch.uint8).argmax(-1, keepdim=True),
             counted,
         )
 
@@ -164,7 +167,7 @@ def _numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: fl
         (
             -(p * log_p).sum(-1) / view.log_seen,  # H = log Σ exp(s) − E[s]
             p.amax(-1),
-            p.select(3, 0),
+            p.gather(3, view.first.expand(*p.shape[:3], 1)).squeeze(3),
             sample(output).norm(dim=-1),
         )
     )
