@@ -121,13 +121,17 @@ std::string DaemonProgram() {
 std::unique_ptr<Child> StartDaemon(const Paths& paths, const std::vector<std::string>& flags,
                                    const std::function<bool()>& give_up) {
   paths.Create();
-  // A daemon that does this to a large store would not answer in time.
+  // A daemon that does this to a large store would not answer in time. One that has the store could
+  // not write it any more.
+  std::optional<StateLock> lock;
   Upgrade(paths.Store(), [&](std::uint64_t schema) {
+    lock.emplace(paths.Lock());
     fmt::print(stderr,
                "attune: {} has schema {} and is brought up to date, once; with a large store this "
                "takes minutes\n",
                paths.Store().string(), schema);
   });
+  lock.reset();
   std::vector<std::string> words = {DaemonProgram()};
   words.insert(words.end(), flags.begin(), flags.end());
   const fs::path log = paths.state / "attuned.err";

@@ -137,8 +137,12 @@ Emission Tracker::Resume(const Hello& hello) {
 WindowCost Tracker::CostSince(std::uint64_t step, double compute_seconds,
                               const WindowReading& end) const {
   const Budget& budget = record_.spec.budget;
+  // Steps beyond the budget are steps as those within it: at the same cost they save nothing.
   const double share =
-      Progress(budget, end.last_step, end.end_compute) - Progress(budget, step, compute_seconds);
+      budget.kind == BudgetKind::kSteps
+          ? (static_cast<double>(end.last_step) - static_cast<double>(step)) / budget.amount
+          : Progress(budget, end.last_step, end.end_compute) -
+                Progress(budget, step, compute_seconds);
   return {end.loss, end.end_compute - compute_seconds,
           share * static_cast<double>(options_.windows)};
 }
@@ -150,7 +154,8 @@ void Tracker::Reward(double correction, Emission& emission) const {
   const WindowReading& decided = readings_[last_trial_readings_ - 1];
   if (readings_.size() > last_trial_readings_) {
     const WindowReading& first = readings_.front();
-    const WindowCost untuned = CostSince(first.first_step - 1, first.start_compute, first);
+    const WindowCost untuned =
+        CostSince(std::max<std::uint64_t>(first.first_step, 1) - 1, first.start_compute, first);
     const WindowCost behind = CostSince(decided.last_step, decided.end_compute, readings_.back());
     reward += WindowReward(record_.spec.budget, {decided.loss}, behind, untuned);
   }

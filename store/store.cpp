@@ -98,7 +98,11 @@ Database OpenStore(const std::filesystem::path& path, Store::Mode mode) {
                      "): put it on a local disk");
   }
   database.Script("PRAGMA synchronous = NORMAL");
-  if (version < newest) sqlite::Migrate(database, sqlite::Migrations());
+  if (version < newest) {
+    // A table that goes would be written over with zeros, page by page through the log.
+    database.Script("PRAGMA secure_delete = OFF");
+    sqlite::Migrate(database, sqlite::Migrations());
+  }
   return database;
 }
 

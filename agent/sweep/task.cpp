@@ -147,6 +147,7 @@ pid_t Start(const Spec& spec, const Run& run, const fs::path& folder,
     own["ATTUNE_JOB"] = fmt::format(
         "{}/{}/{:x}", spec.name, run.id,
         std::chrono::system_clock::now().time_since_epoch() / std::chrono::microseconds(1));
+    own["ATTUNE_MODE"] = "on";  // whatever the runner's own environment says
   }
   for (const auto& [name, value] : run.environment) own[name] = Fill(value, here);
   std::vector<std::string> variables;

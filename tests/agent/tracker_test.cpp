@@ -52,6 +52,19 @@ struct Bench {
   std::vector<Record> records;
 };
 
+TEST_CASE("steps beyond the budget at the usual cost save nothing and cost nothing") {
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 200; ++step) bench.Step(step, 5.0);
+  const Emission end = bench.tracker.Take(
+      Bye{Outcome::kFinished, 200, test::HealthyStep(200, 5, bench.setting).compute_seconds, 5.0},
+      0);
+  const auto reward = std::ranges::find_if(end.records, [](const Record& record) {
+    return std::holds_alternative<RewardRecord>(record);
+  });
+  REQUIRE(reward != end.records.end());
+  CHECK(std::get<RewardRecord>(*reward).reward == Approx(0).margin(1e-9));
+}
+
 TEST_CASE("a window of the budget makes one trial at its end, and the first is cut in three") {
   Bench bench;
   for (std::uint64_t step = 1; step <= 30; ++step) bench.Step(step, 5.0);

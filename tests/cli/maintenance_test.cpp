@@ -11,6 +11,7 @@
 
 #include "agent/paths.h"
 #include "collectors/probe.h"
+#include "store/migrations.h"
 #include "store/sqlite.h"
 #include "tests/catch.hpp"
 #include "tests/process/process.h"
@@ -367,6 +368,29 @@ TEST_CASE("a store of a newer schema is refused by every command") {
   Fill(work);
   sqlite::Database(work.Store(), SQLITE_OPEN_READWRITE).Script("PRAGMA user_version = 41");
   CheckRefused(work, "upgrade attune");
+}
+
+TEST_CASE("attune run does not upgrade a store that another attuned has") {
+  const Workplace work;
+  {
+    sqlite::Database old(work.Store(), SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+    sqlite::Migrate(old, sqlite::Migrations().first(2));
+  }
+  const auto run = [&] { return work.Attune({"run", "--", "true"}); };
+  const auto schema = [&] {
+    return sqlite::Database(work.Store(), SQLITE_OPEN_READWRITE).Integer("PRAGMA user_version");
+  };
+  {
+    const StateLock held(work.Path() / "attuned.lock");
+    const Result refused = run();
+    CHECK(refused.status != 0);
+    CHECK_THAT(refused.err, Contains("held by another attuned"));
+    CHECK(schema() == 2);
+  }
+  const Result upgraded = run();
+  CHECK(upgraded.status == 0);
+  CHECK_THAT(upgraded.err, Contains("has schema 2 and is brought up to date"));
+  CHECK(schema() == 3);
 }
 
 TEST_CASE("a directory in the store's place is refused by every command") {
