@@ -85,7 +85,9 @@ class NetworkLearner : public Learner {
     if (!options.learn) return;
     // What an earlier daemon's network learned from is not learned from twice.
     if (network_->Trials() > 0) {
-      for (const Trial& trial : Replay()) learned_.insert(trial.id);
+      for (const auto& [job, trials] : FinishedJobs()) {
+        for (const Trial& trial : trials) learned_.insert(trial.id);
+      }
     }
     thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
   }
@@ -120,31 +122,35 @@ class NetworkLearner : public Learner {
     }
   }
 
-  [[nodiscard]] std::vector<Trial> Replay() const {
+  // The newest trials of jobs that came to their end. Of others it is not known what is still to be
+  // gained: a job that runs beside the one that ended is learned from when its own time has come.
+  [[nodiscard]] std::map<std::uint64_t, std::vector<Trial>> FinishedJobs() const {
     const std::uint64_t last = store_.LastTrialId();
-    return store_.TrialsToLearnFrom(last > kReplay ? last - kReplay : 0, kReplay);
+    std::map<std::uint64_t, std::vector<Trial>> jobs;
+    for (Trial& trial : store_.TrialsToLearnFrom(last > kReplay ? last - kReplay : 0, kReplay)) {
+      jobs[trial.job].push_back(std::move(trial));
+    }
+    std::erase_if(jobs, [this](const auto& entry) {
+      const auto job = store_.FindJob(entry.first);
+      return !job || job->outcome != Outcome::kFinished;
+    });
+    return jobs;
   }
 
   void Lesson() {
-    std::map<std::uint64_t, std::vector<Trial>> jobs;
-    std::set<std::uint64_t> news;  // jobs
-    std::uint64_t fresh = 0;
-    for (Trial& trial : Replay()) {
-      if (learned_.insert(trial.id).second) {
-        ++fresh;
-        news.insert(trial.job);
-      }
-      jobs[trial.job].push_back(std::move(trial));
-    }
-    if (fresh == 0) return;
-
     std::vector<Sample> rules;
     std::vector<Sample> own;
+    std::uint64_t fresh = 0;  // trials that became samples for the first time
     const bool begins = network_->Trials() < least_trials_;
-    for (const auto& [job, trials] : jobs) {
-      if (begins) Collect(trials, "kmeans", rules);
-      if (news.contains(job)) Collect(trials, "network", own);
+    for (const auto& [job, trials] : FinishedJobs()) {
+      std::set<std::uint64_t> news;
+      for (const Trial& trial : trials) {
+        if (learned_.insert(trial.id).second) news.insert(trial.id);
+      }
+      if (begins) fresh += Collect(trials, "kmeans", news, false, rules);
+      if (!news.empty()) fresh += Collect(trials, "network", news, true, own);
     }
+    if (rules.empty() && own.empty()) return;
     UpdateReport cloned;
     UpdateReport learned;
     if (!rules.empty()) cloned = network_->Clone(rules);
@@ -161,9 +167,12 @@ class NetworkLearner : public Learner {
     spdlog::info("network version {}: {}", network_->Version(), provenance);
   }
 
-  // One job's windows in order become samples where `decider` decided.
-  void Collect(const std::vector<Trial>& trials, std::string_view decider,
-               std::vector<Sample>& collected) const {
+  // One job's windows in order become samples where `decider` decided; with `only_news`, of those
+  // trials alone. Returns how many of them did.
+  std::uint64_t Collect(const std::vector<Trial>& trials, std::string_view decider,
+                        const std::set<std::uint64_t>& news, bool only_news,
+                        std::vector<Sample>& collected) const {
+    std::uint64_t fresh = 0;
     std::vector<Sample> samples;
     std::vector<double> rewards;
     std::vector<double> values;
@@ -176,10 +185,14 @@ class NetworkLearner : public Learner {
     const auto advantages = Advantages(rewards, values, kDiscount, kLambda);
     for (std::size_t i = 0; i < trials.size(); ++i) {
       if (trials[i].decider != decider || !InForce(trials[i])) continue;
+      const bool is_new = news.contains(trials[i].id);
+      if (only_news && !is_new) continue;
+      fresh += is_new ? 1 : 0;
       samples[i].advantage = std::clamp(advantages[i], -kMostNats, kMostNats);
       samples[i].target_value = std::clamp(advantages[i] + values[i], -kMostNats, kMostNats);
       collected.push_back(std::move(samples[i]));
     }
+    return fresh;
   }
 
   void Publish() {
