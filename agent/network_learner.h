@@ -16,11 +16,11 @@ class Writer;
 // there is none; a checkpoint that cannot be read is said so in the log and left alone until the
 // first lesson. Without the knob `learn` that is all.
 //
-// A lesson (after a job has ended), of finished jobs alone: a network that has not learned enough to
-// decide clones the rules' trials among the last 4,096, its warm start; then its own new trials are
-// learned from by PPO, once, advantages by GAE over each job's windows. The checkpoint is replaced
-// after every lesson.
-// Throws StoreError if the store cannot be read, NetworkError if the knob's file cannot.
+// A lesson (after a job has ended), of finished jobs alone: a network that has not learned enough
+// to decide clones the rules' trials among the last 4,096, its warm start; then its own new trials
+// are learned from by PPO, once, advantages by GAE over each job's windows. The checkpoint is
+// replaced after every lesson. Throws StoreError if the store cannot be read, NetworkError if the
+// knob's file cannot.
 [[nodiscard]] std::unique_ptr<Learner> MakeNetworkLearner(const Options& options,
                                                           const Paths& paths, Writer& writer);
 
