@@ -94,6 +94,16 @@ def test_where_no_row_sees_two_keys_all_is_0():
     assert not found.any()
 
 
+def test_the_first_token_is_the_first_that_a_mask_shows():
+    query, key, output = inputs()
+    rows, sequences = torch.tensor([5, 12]), torch.tensor([0, 1])
+    padded = torch.arange(20) >= 6
+    found = numbers(query, key, output, rows, sequences, 0.3, padded)
+    cut = numbers(query, key[:, :, 6:], output, rows, sequences, 0.3)
+    assert found[:, FIRST].min() > 0
+    torch.testing.assert_close(found, cut)
+
+
 def test_a_mask_that_is_added_counts_as_the_boolean_one_that_hides_the_same_keys():
     query, key, output = inputs()
     visible = torch.rand(2, 1, 20, 20, generator=torch.Generator().manual_seed(1)) > 0.4
