@@ -10,8 +10,18 @@ namespace {
 
 using nlohmann::json;
 
-bool Selects(const Selection& selection, bool tunes, const Run& run) {
-  if (selection.policy.empty() ? tunes && run.policy == kUntuned : run.policy != selection.policy) {
+// Into `value`, which is what the run ended with, what it had come to at `compute`. False where it
+// had said nothing yet.
+bool ReadAt(const Result& result, double compute, double& value) {
+  if (result.points.empty() || compute >= result.points.back().compute) return true;
+  const auto there = ValueAt(result.points, compute);
+  if (there) value = *there;
+  return there.has_value();
+}
+
+bool Selects(const Selection& selection, const Spec& spec, const Run& run) {
+  if (selection.policy.empty() ? spec.Tunes() && !spec.Tunes(run.policy)
+                               : run.policy != selection.policy) {
     return false;
   }
   return std::ranges::all_of(selection.where.items(), [&](const auto& item) {
@@ -152,7 +162,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   std::vector<double> values;
   if (name == "value" || name == "failed") {
     for (const Result& result : results.runs) {
-      if (!Selects(selection, results.spec.Tunes(), result.run)) continue;
+      if (!Selects(selection, results.spec, result.run)) continue;
       if (name == "failed") {
         if (result.outcome) {
           values.push_back(HasResult(result) ? 0 : 1);
@@ -182,8 +192,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   }
   std::vector<Pair> pairs;
   for (const Result& result : results.runs) {
-    if (!Selects(selection, results.spec.Tunes(), result.run) ||
-        result.run.policy == selection.against) {
+    if (!Selects(selection, results.spec, result.run) || result.run.policy == selection.against) {
       continue;
     }
     const auto partner = runs.find(Key(selection.against, result.run));
@@ -201,11 +210,17 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   for (const Pair& pair : pairs) {
     Point own = *pair.run->outcome->last;
     Point other = *pair.partner->outcome->last;
-    // Compared where the first of them was stopped.
+    // Compared where the first of them was stopped, if the other had said anything by then.
     if (IsHalved(*pair.partner) && other.compute < own.compute) {
-      own.value = ValueAt(pair.run->points, other.compute).value_or(own.value);
+      if (!ReadAt(*pair.run, other.compute, own.value)) {
+        ++figure.left_out;
+        continue;
+      }
     } else if (IsHalved(*pair.run)) {
-      other.value = ValueAt(pair.partner->points, own.compute).value_or(other.value);
+      if (!ReadAt(*pair.partner, own.compute, other.value)) {
+        ++figure.left_out;
+        continue;
+      }
     }
     if (name == "difference") {
       values.push_back(own.value - other.value);
@@ -229,6 +244,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
       throw std::invalid_argument("there is no figure '" + std::string(name) + "'");
     }
   }
+  if (values.empty()) return std::nullopt;
   if (name == "difference" || name == "reached") {
     figure.interval = Mean(values);
   } else if (name == "worst_relative") {

@@ -125,15 +125,17 @@ class SlurmExecutor : public Executor {
  private:
   // Tasks of arrays that an earlier runner submitted and that Slurm still has.
   void Adopt() {
-    for (const auto& entry : fs::directory_iterator(folder_.Path() / "slurm")) {
-      if (entry.path().extension() != ".runs") continue;
-      const int number = std::stoi(entry.path().stem());
-      arrays_ = std::max(arrays_, number);
+    const fs::path arrays = folder_.Path() / "slurm";
+    std::set<int> numbers;  // a run that is in several arrays is a task of the last of them
+    for (const auto& entry : fs::directory_iterator(arrays)) {
+      if (entry.path().extension() == ".runs") numbers.insert(std::stoi(entry.path().stem()));
+    }
+    for (const int number : numbers) {
+      arrays_ = number;
       std::string job;
-      fs::path file = entry.path();
-      std::getline(std::ifstream(file.replace_extension(".job")), job);
+      std::getline(std::ifstream(arrays / fmt::format("{}.job", number)), job);
       if (job.empty()) continue;
-      std::ifstream runs(entry.path());
+      std::ifstream runs(arrays / fmt::format("{}.runs", number));
       std::uint64_t run = 0;
       for (int index = 0; runs >> run; ++index) {
         if (!folder_.ReadOutcome(run)) tasks_[run] = fmt::format("{}_{}", job, index);

@@ -92,6 +92,27 @@ TEST_CASE("a halved run is compared with its twin where it was stopped") {
   CHECK(FigureOf(results, "difference", selection) == Approx(-0.5));
 }
 
+TEST_CASE("a run that was halved before its twin had said anything is left out") {
+  Results results = Sample();
+  results.runs[0] = MakeResult("untuned", 4, 0, {{6, 6, 3.8}, {10, 10, 2}});
+  results.runs[1] = MakeResult("kmeans", 4, 0, {{5, 5, 3.9}}, Ending::kHalved);
+  const auto figure = Compute("difference", results, {});
+  REQUIRE(figure);
+  CHECK(figure->left_out == 1);
+  CHECK(figure->interval.count == 1);
+  Selection selection;
+  selection.where = json{{"seed", 0}};
+  CHECK_FALSE(Compute("difference", results, selection));
+}
+
+TEST_CASE("an untuned variant is a baseline, and not counted among what was tuned") {
+  Results results = Sample();
+  const auto alone = FigureOf(results, "difference");
+  results.spec.variants["zero"] = {};
+  results.runs.push_back(MakeResult("zero", 4, 0, {{10, 10, 10}}));
+  CHECK(FigureOf(results, "difference") == alone);
+}
+
 TEST_CASE("what halving stopped says nothing about ends") {
   Results results = Sample();
   results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {5, 5, 3.9}}, Ending::kHalved);
