@@ -387,9 +387,8 @@ TEST_CASE("attune run does not upgrade a store that another attuned has") {
     CHECK_THAT(refused.err, Contains("held by another attuned"));
     CHECK(schema() == 2);
   }
-  const Result upgraded = run();
-  CHECK(upgraded.status == 0);
-  CHECK_THAT(upgraded.err, Contains("has schema 2 and is brought up to date"));
+  // Whether there is an attuned to start then or not.
+  CHECK_THAT(run().err, Contains("has schema 2 and is brought up to date"));
   CHECK(schema() == 3);
 }
 
