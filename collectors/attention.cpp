@@ -73,23 +73,32 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
   return numbers;
 }
 
-// Lets backward() add ∂loss/∂gain of every head to `slope`, [count]: the gradient of the heads'
-// outputs times what the gain was multiplied with. Both are [batch, count, length, head_width].
-void MeasureImportance(const torch::Tensor& heads, const torch::Tensor& ungained,
-                       const std::shared_ptr<torch::Tensor>& slope) {
-  if (!heads.requires_grad()) return;
-  heads.register_hook([slope, ungained](const torch::Tensor& gradient) {
+// `projection` of the heads' outputs, [out, heads × head_width] with their gains in it, as one that
+// lets backward() add ∂loss/∂gain of every head to `slope`, [heads]. As the gain multiplies the
+// columns of a head, that is the sum over them of `ungained` times the projection's own gradient:
+// no activation is kept or read for it.
+torch::Tensor MeasureImportance(const torch::Tensor& projection, const torch::Tensor& ungained,
+                                std::int64_t heads, const std::shared_ptr<torch::Tensor>& slope) {
+  // Of this pass alone: what a parameter's gradient has from passes before is not in it.
+  torch::Tensor of_pass = projection.requires_grad() ? projection.view_as(projection)
+                                                     : projection.detach().requires_grad_(true);
+  of_pass.register_hook([slope, ungained, heads](const torch::Tensor& gradient) {
     const torch::NoGradGuard no_grad;
-    std::vector<torch::Tensor> of_heads;
-    for (std::int64_t head = 0; head < ungained.size(1); ++head) {
-      const auto flat = [&](const torch::Tensor& x) {
-        return x.select(1, head).flatten().to(torch::kFloat32);
+    // Some rows at a time: their sums stay in the processor's cache.
+    constexpr std::int64_t kRows = 64;
+    torch::Tensor sums =
+        torch::zeros({kRows, gradient.size(1)}, gradient.options().dtype(torch::kFloat32));
+    for (std::int64_t row = 0; row < gradient.size(0); row += kRows) {
+      const std::int64_t count = std::min(kRows, gradient.size(0) - row);
+      const auto part = [&](const torch::Tensor& x) {
+        return x.narrow(0, row, count).to(torch::kFloat32);
       };
-      of_heads.push_back(torch::dot(flat(gradient), flat(ungained)));
+      sums.narrow(0, 0, count).addcmul_(part(gradient), part(ungained));
     }
-    const torch::Tensor now = torch::stack(of_heads);
+    const torch::Tensor now = sums.sum(0).view({heads, -1}).sum(-1);
     *slope = slope->defined() ? *slope + now : now;
   });
+  return of_pass;
 }
 
 // What makes scales, gains and activity unusable for so many heads, or nothing.
@@ -223,7 +232,7 @@ const TunableAttentionImpl::Prepared& TunableAttentionImpl::Prepare() const {
   }
   const torch::Device device = query->weight.device();
   now.factor = torch::tensor(factor).view({-1, 1, 1}).to(device);
-  now.gain = torch::tensor(gain).view({-1, 1, 1}).to(device);
+  now.gain = torch::tensor(gain).repeat_interleave(head_width_).to(device);
   if (last - now.first + 1 != now.count) now.rows = torch::tensor(rows).to(device);
   prepared_ = std::move(now);
   return prepared_;
@@ -256,37 +265,39 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   const torch::Tensor values = project(value, source);
   torch::Tensor causal;
   if (options_.causal) causal = causal_mask_.Of(queries.size(2), queries.options());
-  torch::Tensor heads = Attend(queries, keys, values, causal, mask);
-  const torch::Tensor ungained = heads.detach();
-  if (!now.plain_gain) heads = heads * now.gain.to(heads.dtype());
-  const torch::Tensor result = F::linear(Merge(heads), Part(now, output->weight, 1), output->bias);
+  const torch::Tensor heads = Attend(queries, keys, values, causal, mask);
+  const torch::Tensor ungained = Part(now, output->weight, 1);
+  torch::Tensor projection = now.plain_gain ? ungained : ungained * now.gain.to(ungained.dtype());
+  std::shared_ptr<torch::Tensor> slope;  // of this pass, where it counts
+  if (measure) slope = std::make_shared<torch::Tensor>();
+  if (again && now.setting.active == measured_->active) slope = measured_->slope;
+  if (slope && torch::GradMode::is_enabled() &&
+      (heads.requires_grad() || projection.requires_grad())) {
+    projection = MeasureImportance(projection, ungained.detach(), now.count, slope);
+  }
+  const torch::Tensor result = F::linear(Merge(heads), projection, output->bias);
 
   if (measure) {
     const double seconds = ProcessorSeconds() - start;
     measured_.reset();
-    torch::Tensor numbers = Numbers(queries, keys, heads, mask, *wish_);
+    torch::Tensor numbers = Numbers(now, queries, keys, heads, mask, *wish_);
     if (numbers.defined()) {
-      measured_ = Measured{std::move(numbers), std::make_shared<torch::Tensor>(),
-                           now.setting.active, seconds};
-      MeasureImportance(heads, ungained, measured_->slope);
+      measured_ = Measured{std::move(numbers), std::move(slope), now.setting.active, seconds};
     }
     wish_.reset();
   } else if (again) {
     measured_->forward_seconds += ProcessorSeconds() - start;
-    if (now.setting.active == measured_->active) {
-      MeasureImportance(heads, ungained, measured_->slope);
-    }
   }
   return result;
 }
 
-// From the scaled queries, the keys and the heads' outputs after the gain, [batch, count, length,
+// From the scaled queries, the keys and the heads' outputs before the gain, [batch, count, length,
 // head_width] each: [count, kMetrics + kProfileBins + 1], with 0 for the importance, which only
 // backward() tells. Undefined where no query can see two keys. In 32-bit floats; S sequences,
 // A active heads, R rows and K keys below.
-torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const torch::Tensor& keys,
-                                            const torch::Tensor& heads, const torch::Tensor& mask,
-                                            const Wish& wish) {
+torch::Tensor TunableAttentionImpl::Numbers(const Prepared& now, const torch::Tensor& queries,
+                                            const torch::Tensor& keys, const torch::Tensor& heads,
+                                            const torch::Tensor& mask, const Wish& wish) {
   const torch::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::int64_t batch = queries.size(0);
@@ -346,7 +357,8 @@ torch::Tensor TunableAttentionImpl::Numbers(const torch::Tensor& queries, const 
 
   // H = log Σ exp(s) − E[s], and of the largest s the weight is exp(s) / Σ exp(s)
   const torch::Tensor entropy = largest - top.log() - (p * logits).sum(-1);
-  const torch::Tensor norms = mean(sample(heads).norm(2, -1));
+  const torch::Tensor gain = now.gain.view({now.count, -1}).select(1, 0);
+  const torch::Tensor norms = mean(sample(heads).norm(2, -1)) * gain;
   // Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
   const torch::Tensor rows_of_heads = p.transpose(1, 2);                     // [S, R, A, K]
   const torch::Tensor weight_of_row = weight.transpose(1, 2).unsqueeze(-1);  // [S, R, 1, 1]
@@ -462,14 +474,13 @@ PlainAttention TunableAttentionImpl::Bake() const {
   const torch::Tensor scale = (now.factor * std::sqrt(static_cast<double>(head_width_)))
                                   .flatten()
                                   .repeat_interleave(head_width_);
-  const torch::Tensor gain = now.gain.flatten().repeat_interleave(head_width_);
   copy(plain->query->weight, Part(now, query->weight, 0) * scale.unsqueeze(1));
   if (options_.bias) copy(plain->query->bias, Part(now, query->bias, 0) * scale);
   copy(plain->key->weight, Part(now, key->weight, 0));
   copy(plain->key->bias, Part(now, key->bias, 0));
   copy(plain->value->weight, Part(now, value->weight, 0));
   copy(plain->value->bias, Part(now, value->bias, 0));
-  copy(plain->output->weight, Part(now, output->weight, 1) * gain);
+  copy(plain->output->weight, Part(now, output->weight, 1) * now.gain);
   copy(plain->output->bias, output->bias);
   return plain;
 }

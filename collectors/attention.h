@@ -106,9 +106,9 @@ class TunableAttentionImpl : public torch::nn::Module {
   // generator of this module's own. Mask entries of −10,000 and below hide a key. The passes behind
   // it, of further micro-batches, add to the importance and to the seconds.
   void MeasureNext(std::int64_t rows, std::int64_t sequences);
-  // What was measured, after the last backward() (importance comes from the gradient of the heads;
-  // 0 without a backward pass); nothing if no forward ran since MeasureNext or no query saw two
-  // keys. Clears it, and the wish to measure.
+  // What was measured, after the last backward() (importance comes from the gradient of the output
+  // projection; 0 without a backward pass); nothing if no forward ran since MeasureNext or no query
+  // saw two keys. Clears it, and the wish to measure.
   [[nodiscard]] std::optional<SiteMeasurement> TakeMeasurement();
 
   // A plain module with the same outputs (to 1e-5): scales folded into the query projection, gains
@@ -134,7 +134,7 @@ class TunableAttentionImpl : public torch::nn::Module {
     std::int64_t first = 0;  // the lowest active head
     torch::Tensor rows;      // of the projections, [count × head_width]; undefined: one run
     torch::Tensor factor;    // [count, 1, 1], scale / √head_width
-    torch::Tensor gain;      // [count, 1, 1]
+    torch::Tensor gain;      // [count × head_width], of the output projection's columns
   };
   struct Wish {
     std::int64_t rows = 0;
@@ -152,8 +152,9 @@ class TunableAttentionImpl : public torch::nn::Module {
   // of the heads.
   torch::Tensor Part(const Prepared& now, const torch::Tensor& tensor,
                      std::int64_t dimension) const;
-  torch::Tensor Numbers(const torch::Tensor& queries, const torch::Tensor& keys,
-                        const torch::Tensor& heads, const torch::Tensor& mask, const Wish& wish);
+  torch::Tensor Numbers(const Prepared& now, const torch::Tensor& queries,
+                        const torch::Tensor& keys, const torch::Tensor& heads,
+                        const torch::Tensor& mask, const Wish& wish);
 
   AttentionOptions options_;
   std::int64_t head_width_;
