@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "collectors/measure.h"
+
 namespace attune {
 namespace {
 
@@ -73,27 +75,29 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
   return numbers;
 }
 
-// `projection` of the heads' outputs, [out, heads × head_width] with their gains in it, as one that
-// lets backward() add ∂loss/∂gain of every head to `slope`, [heads]. As the gain multiplies the
-// columns of a head, that is the sum over them of `ungained` times the projection's own gradient:
-// no activation is kept or read for it.
-torch::Tensor MeasureImportance(const torch::Tensor& projection, const torch::Tensor& ungained,
+// Lets backward() add ∂loss/∂gain of every head to `slope`, [heads], through one factor of the last
+// product, [rows, heads × head_width]: the heads' outputs or what projects them. As the gain
+// multiplies a head's columns, its slope is their sum of `ungained`, the factor without it, times
+// the factor's own gradient. Returns the factor to use instead.
+torch::Tensor MeasureImportance(const torch::Tensor& factor, const torch::Tensor& ungained,
                                 std::int64_t heads, const std::shared_ptr<torch::Tensor>& slope) {
   // Of this pass alone: what a parameter's gradient has from passes before is not in it.
-  torch::Tensor of_pass = projection.requires_grad() ? projection.view_as(projection)
-                                                     : projection.detach().requires_grad_(true);
-  of_pass.register_hook([slope, ungained, heads](const torch::Tensor& gradient) {
+  torch::Tensor of_pass =
+      factor.requires_grad() ? factor.view_as(factor) : factor.detach().requires_grad_(true);
+  of_pass.register_hook([slope, heads, values = ungained.detach()](const torch::Tensor& gradient) {
     const torch::NoGradGuard no_grad;
     // Some rows at a time: their sums stay in the processor's cache.
     constexpr std::int64_t kRows = 64;
+    const torch::Tensor of_rows = gradient.flatten(0, -2);
+    const torch::Tensor value_rows = values.flatten(0, -2);
     torch::Tensor sums =
-        torch::zeros({kRows, gradient.size(1)}, gradient.options().dtype(torch::kFloat32));
-    for (std::int64_t row = 0; row < gradient.size(0); row += kRows) {
-      const std::int64_t count = std::min(kRows, gradient.size(0) - row);
+        torch::zeros({kRows, of_rows.size(1)}, gradient.options().dtype(torch::kFloat32));
+    for (std::int64_t row = 0; row < of_rows.size(0); row += kRows) {
+      const std::int64_t count = std::min(kRows, of_rows.size(0) - row);
       const auto part = [&](const torch::Tensor& x) {
         return x.narrow(0, row, count).to(torch::kFloat32);
       };
-      sums.narrow(0, 0, count).addcmul_(part(gradient), part(ungained));
+      sums.narrow(0, 0, count).addcmul_(part(of_rows), part(value_rows));
     }
     const torch::Tensor now = sums.sum(0).view({heads, -1}).sum(-1);
     *slope = slope->defined() ? *slope + now : now;
@@ -271,18 +275,23 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   std::shared_ptr<torch::Tensor> slope;  // of this pass, where it counts
   if (measure) slope = std::make_shared<torch::Tensor>();
   if (again && now.setting.active == measured_->active) slope = measured_->slope;
+  torch::Tensor merged = Merge(heads);
   if (slope && torch::GradMode::is_enabled() &&
-      (heads.requires_grad() || projection.requires_grad())) {
-    projection = MeasureImportance(projection, ungained.detach(), now.count, slope);
+      (merged.requires_grad() || projection.requires_grad())) {
+    // The smaller factor is the cheaper one; a gain is in the projection alone.
+    if (now.plain_gain && merged.requires_grad() && merged.numel() < projection.numel()) {
+      merged = MeasureImportance(merged, merged, now.count, slope);
+    } else {
+      projection = MeasureImportance(projection, ungained, now.count, slope);
+    }
   }
-  const torch::Tensor result = F::linear(Merge(heads), projection, output->bias);
+  const torch::Tensor result = F::linear(merged, projection, output->bias);
 
   if (measure) {
     const double seconds = ProcessorSeconds() - start;
     measured_.reset();
-    torch::Tensor numbers = Numbers(now, queries, keys, heads, mask, *wish_);
-    if (numbers.defined()) {
-      measured_ = Measured{std::move(numbers), std::move(slope), now.setting.active, seconds};
+    if (auto sample = Draw(now, queries, keys, heads, mask, *wish_)) {
+      measured_ = Measured{*std::move(sample), std::move(slope), now.setting.active, seconds};
     }
     wish_.reset();
   } else if (again) {
@@ -292,18 +301,17 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
 }
 
 // From the scaled queries, the keys and the heads' outputs before the gain, [batch, count, length,
-// head_width] each: [count, kMetrics + kProfileBins + 1], with 0 for the importance, which only
-// backward() tells. Undefined where no query can see two keys. In 32-bit floats; S sequences,
-// A active heads, R rows and K keys below.
-torch::Tensor TunableAttentionImpl::Numbers(const Prepared& now, const torch::Tensor& queries,
-                                            const torch::Tensor& keys, const torch::Tensor& heads,
-                                            const torch::Tensor& mask, const Wish& wish) {
+// head_width] each: what Measure needs, in 32-bit floats; nothing where there are no two keys. S
+// sequences, A active heads, R rows and K keys below.
+std::optional<TunableAttentionImpl::Sample> TunableAttentionImpl::Draw(
+    const Prepared& now, const torch::Tensor& queries, const torch::Tensor& keys,
+    const torch::Tensor& heads, const torch::Tensor& mask, const Wish& wish) {
   const torch::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::int64_t batch = queries.size(0);
   const std::int64_t length = queries.size(2);
   const std::int64_t key_count = keys.size(2);
-  if (batch == 0 || length == 0 || key_count < 2) return {};
+  if (batch == 0 || length == 0 || key_count < 2) return std::nullopt;
   const std::int64_t first =
       !options_.causal ? 0 : std::min<std::int64_t>(length - 1, length >= 16 ? 15 : 1);
 
@@ -317,83 +325,26 @@ torch::Tensor TunableAttentionImpl::Numbers(const Prepared& now, const torch::Te
   };
 
   const torch::Tensor sampled = sample(queries);
-  std::vector<torch::Tensor> products;  // sequence by sequence: no key is copied
-  for (std::int64_t i = 0; i < sampled.size(0); ++i) {
-    products.push_back(torch::matmul(
-        sampled[i],
-        keys[drawn[static_cast<std::size_t>(i)]].to(torch::kFloat32).transpose(-2, -1)));
+  Sample result;
+  result.logits =
+      torch::empty({sampled.size(0), now.count, sampled.size(2), key_count}, sampled.options());
+  for (std::int64_t i = 0; i < sampled.size(0); ++i) {  // sequence by sequence: no key is copied
+    torch::Tensor of_sequence = result.logits[i];
+    torch::matmul_out(
+        of_sequence, sampled[i],
+        keys[drawn[static_cast<std::size_t>(i)]].to(torch::kFloat32).transpose(-2, -1));
   }
-  torch::Tensor logits = torch::stack(products);  // [S, A, R, K]
-  torch::Tensor visible = torch::ones({sequences.size(0), 1, rows.size(0), key_count},
-                                      torch::TensorOptions(torch::kBool).device(device));
   if (options_.causal) {
-    visible = visible & (torch::arange(key_count, rows.options()) <= rows.unsqueeze(1));
+    result.logits.add_(causal_mask_.Of(length, queries.options()).index_select(0, rows));
   }
   if (mask.defined()) {
     const torch::Tensor part = sample(mask.expand({batch, 1, length, key_count}));
-    visible = visible & (part > kHiddenBelow);
-    logits = logits + part;
+    result.logits.add_(part.masked_fill(part <= kHiddenBelow, kMinusInfinity));
   }
-  const torch::Tensor seen = visible.sum(-1);  // [S, 1, R], keys that a row sees
-  const torch::Tensor counts = seen >= 2;      // rows of fewer say nothing
-  visible = visible & counts.unsqueeze(-1);
-  const torch::Tensor counted = counts.sum().to(torch::kFloat32);
-  const torch::Tensor weight = counts.to(torch::kFloat32) / counted.clamp_min(1);
-  // Mean over the rows that count: [S, A, R] → [A].
-  const auto mean = [&](const torch::Tensor& x) {
-    return (x * weight).masked_fill(~counts, 0).sum(torch::IntArrayRef({0, 2}));
-  };
-
-  const torch::Tensor hidden = ~visible;
-  const torch::Tensor seen_logits =
-      logits + torch::zeros_like(hidden, logits.dtype()).masked_fill_(hidden, kMinusInfinity);
-  torch::Tensor p = torch::softmax(seen_logits, -1);  // [S, A, R, K]
-  if (mask.defined()) {
-    p.masked_fill_(~counts.unsqueeze(-1), 0);  // a row that sees nothing has no softmax
-    logits.masked_fill_(hidden, 0);            // what a mask hides may be infinite
-  }
-  const torch::Tensor largest = seen_logits.amax(-1);  // [S, A, R]
-  const torch::Tensor top = p.amax(-1);
-
-  // H = log Σ exp(s) − E[s], and of the largest s the weight is exp(s) / Σ exp(s)
-  const torch::Tensor entropy = largest - top.log() - (p * logits).sum(-1);
-  const torch::Tensor gain = now.gain.view({now.count, -1}).select(1, 0);
-  const torch::Tensor norms = mean(sample(heads).norm(2, -1)) * gain;
-  // Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
-  const torch::Tensor rows_of_heads = p.transpose(1, 2);                     // [S, R, A, K]
-  const torch::Tensor weight_of_row = weight.transpose(1, 2).unsqueeze(-1);  // [S, R, 1, 1]
-  const torch::Tensor products_of_heads =
-      torch::matmul(rows_of_heads, rows_of_heads.transpose(-2, -1));
-  const torch::Tensor lengths =
-      products_of_heads.diagonal(0, -2, -1).sqrt().clamp_min(1e-20);  // [S, R, A]
-  torch::Tensor cosines =
-      (products_of_heads / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2)) * weight_of_row)
-          .sum(torch::IntArrayRef({0, 1}));
-  cosines.fill_diagonal_(0);
-
-  // The first key that a row sees: where a mask hides the beginning, the first behind it.
-  const torch::Tensor first_seen = visible.to(torch::kUInt8).argmax(-1, true);  // [S, 1, R, 1]
-  const torch::Tensor of_first = p.gather(3, first_seen.expand({-1, p.size(1), -1, -1})).squeeze(3);
-
-  // Key of rank r among n seen ones: bin ⌊16 (n − 1 − r) / n⌋.
-  const torch::Tensor n = seen.unsqueeze(-1).clamp_min(1);
-  const torch::Tensor bins = ((n - visible.cumsum(-1)) * static_cast<std::int64_t>(kProfileBins))
-                                 .div(n, "floor")
-                                 .clamp(0, static_cast<std::int64_t>(kProfileBins) - 1);
-  const torch::Tensor is_in_bin =
-      bins.squeeze(1).unsqueeze(-1) ==
-      torch::arange(static_cast<std::int64_t>(kProfileBins), bins.options());  // [S, R, K, bins]
-  const torch::Tensor profile = torch::matmul(rows_of_heads, is_in_bin.to(torch::kFloat32));
-
-  const torch::Tensor metrics =
-      torch::stack({mean(entropy / seen.to(torch::kFloat32).log()).clamp(0, 1),
-                    largest.amax(torch::IntArrayRef({0, 2})), mean(top), mean(of_first),
-                    norms / norms.mean().clamp_min(std::numeric_limits<float>::min()),
-                    torch::zeros_like(norms), cosines.amax(-1).clamp(0, 1)},
-                   1);
-  return torch::cat({metrics, (profile * weight_of_row).sum(torch::IntArrayRef({0, 1})),
-                     counted.expand({norms.size(0), 1})},
-                    1);
+  result.weights = torch::softmax(result.logits, -1);
+  const torch::Tensor gain = now.gain.view({now.count, -1}).narrow(1, 0, 1);  // [A, 1]
+  result.norms = sample(heads).norm(2, -1) * gain;                            // [S, A, R]
+  return result;
 }
 
 Site TunableAttentionImpl::Describe(std::string name) const {
@@ -432,13 +383,24 @@ std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   wish_.reset();
   const std::optional<Measured> measured = std::exchange(measured_, std::nullopt);
   if (!measured) return std::nullopt;
-  const std::vector<float> numbers = Floats(measured->numbers);
-  if (numbers.back() == 0) return std::nullopt;
+  const Sample& sample = measured->sample;
+  const auto size = [&](std::int64_t i) { return static_cast<std::size_t>(sample.logits.size(i)); };
+  const std::size_t count = size(1);
+  std::vector<torch::Tensor> here;  // where the processor can read them
+  const auto read = [&here](const torch::Tensor& tensor) -> std::span<const float> {
+    here.push_back(tensor.to(torch::kCPU).contiguous());
+    return {here.back().data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+  };
+  const SampledRows rows{
+      size(0),           count, size(2), size(3), read(sample.logits), read(sample.weights),
+      read(sample.norms)};
+  std::vector<float> metrics(count * kMetrics, 0.0F);
+  std::vector<float> profile(count * kProfileBins, 0.0F);
+  if (Measure(rows, metrics, profile) == 0) return std::nullopt;
   const torch::Tensor& slope = *measured->slope;
   const std::vector<float> importance =
-      slope.defined() ? Floats(slope.abs()) : std::vector<float>();
+      slope.defined() ? Floats(slope.abs()) : std::vector<float>(count, 0.0F);
 
-  constexpr std::size_t kColumns = kMetrics + kProfileBins + 1;
   const std::size_t heads = measured->active.size();
   SiteMeasurement result;
   result.metrics.assign(heads * kMetrics, 0.0F);
@@ -447,14 +409,11 @@ std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   std::size_t row = 0;
   for (std::size_t head = 0; head < heads; ++head) {
     if (measured->active[head] == 0) continue;
-    const auto from = std::span(numbers).subspan(row * kColumns, kColumns);
-    std::copy_n(from.begin(), kMetrics, result.metrics.begin() + head * kMetrics);
-    std::copy_n(from.begin() + kMetrics, kProfileBins,
+    metrics[row * kMetrics + static_cast<std::size_t>(Metric::kImportance)] = importance[row];
+    std::copy_n(metrics.begin() + row * kMetrics, kMetrics,
+                result.metrics.begin() + head * kMetrics);
+    std::copy_n(profile.begin() + row * kProfileBins, kProfileBins,
                 result.profile.begin() + head * kProfileBins);
-    if (!importance.empty()) {
-      result.metrics[head * kMetrics + static_cast<std::size_t>(Metric::kImportance)] =
-          importance[row];
-    }
     ++row;
   }
   return result;

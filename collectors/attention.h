@@ -140,8 +140,14 @@ class TunableAttentionImpl : public torch::nn::Module {
     std::int64_t rows = 0;
     std::int64_t sequences = 0;
   };
+  // Of a measured pass; where its input is.
+  struct Sample {
+    torch::Tensor logits;   // [sequences, count, rows, keys], −∞ where a row may not look
+    torch::Tensor weights;  // their softmax
+    torch::Tensor norms;    // [sequences, count, rows] of the outputs after the gain
+  };
   struct Measured {
-    torch::Tensor numbers;  // [count, kMetrics + kProfileBins + 1], the last: rows that counted
+    Sample sample;
     std::shared_ptr<torch::Tensor> slope;  // [count], ∂loss/∂gain, once backward() has been there
     std::vector<std::uint8_t> active;
     double forward_seconds = 0;
@@ -152,9 +158,9 @@ class TunableAttentionImpl : public torch::nn::Module {
   // of the heads.
   torch::Tensor Part(const Prepared& now, const torch::Tensor& tensor,
                      std::int64_t dimension) const;
-  torch::Tensor Numbers(const Prepared& now, const torch::Tensor& queries,
-                        const torch::Tensor& keys, const torch::Tensor& heads,
-                        const torch::Tensor& mask, const Wish& wish);
+  std::optional<Sample> Draw(const Prepared& now, const torch::Tensor& queries,
+                             const torch::Tensor& keys, const torch::Tensor& heads,
+                             const torch::Tensor& mask, const Wish& wish);
 
   AttentionOptions options_;
   std::int64_t head_width_;

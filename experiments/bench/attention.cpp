@@ -208,7 +208,7 @@ Cost StackCost(const std::string& endpoint) {
   const auto bare = std::make_shared<Stack<PlainAttention>>(plain);
   const torch::Tensor x = torch::randn({1, kShort, kWidth});
   return CostOf(
-      *stack, [=] { return stack->Loss(x); }, *bare, [=] { return bare->Loss(x); }, endpoint, 12);
+      *stack, [=] { return stack->Loss(x); }, *bare, [=] { return bare->Loss(x); }, endpoint, 40);
 }
 
 Cost DemoCost(const std::string& endpoint) {
@@ -223,7 +223,7 @@ Cost DemoCost(const std::string& endpoint) {
                                                   text.narrow(1, 1, 256).flatten());
     };
   };
-  return CostOf(*model, loss(model), *bare, loss(bare), endpoint, 15);
+  return CostOf(*model, loss(model), *bare, loss(bare), endpoint, 40);
 }
 
 void TimeOverhead() {

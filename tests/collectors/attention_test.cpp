@@ -305,34 +305,49 @@ TEST_CASE("uniform attention has entropy 1, a flat profile and redundancy 1") {
   }
 }
 
-TEST_CASE("importance is the slope of the loss along the head's gain") {
-  torch::manual_seed(6);
-  TunableAttention module(Options(Shape::kCausal));
+// The slopes of the loss by finite differences beside what was measured.
+void CheckImportance(TunableAttention& module, std::vector<float> gain, std::int64_t tokens) {
   module->to(torch::kFloat64);
   const std::vector<float> scale = {1, 2, 1, 0.5F};
   const std::vector<std::uint8_t> active = {1, 1, 0, 1};
-  const torch::Tensor x = torch::randn({2, 18, 24}, torch::kFloat64);
-  const torch::Tensor target = torch::randn({2, 18, 24}, torch::kFloat64);
+  const torch::Tensor x = torch::randn({2, tokens, 24}, torch::kFloat64);
+  const torch::Tensor target = torch::randn({2, tokens, 24}, torch::kFloat64);
   const auto loss = [&] { return (module->forward(x) - target).square().mean(); };
-  const std::vector<float> gain = {1, 1.5F, 1, 0.75F};
   module->Apply(scale, gain, active);
   module->MeasureNext(4, 1);
   loss().backward();
   const auto measured = module->TakeMeasurement();
   REQUIRE(measured);
   CHECK(At(*measured, 2, Metric::kImportance) == 0);
+  constexpr float kStep = 1.0F / 1024;
   for (const std::size_t head : {0U, 1U, 3U}) {
-    constexpr float kStep = 1.0F / 1024;
-    std::vector<float> moved = gain;
-    moved[head] = gain[head] + kStep;
-    module->Apply(scale, moved, active);
-    const double above = loss().item<double>();
-    moved[head] = gain[head] - kStep;
-    module->Apply(scale, moved, active);
-    const double below = loss().item<double>();
-    CHECK(At(*measured, head, Metric::kImportance) ==
-          Approx(std::abs(above - below) / (2 * kStep)).epsilon(1e-3));
+    const auto loss_at = [&](float moved) {
+      std::vector<float> gains = gain;
+      gains[head] = moved;
+      module->Apply(scale, gains, active);
+      return loss().item<double>();
+    };
+    const float below = std::max(gain[head] - kStep, 0.0F);
+    const float above = below + 2 * kStep;
+    const double middle = (loss_at(above) - loss_at(below)) / (2.0 * kStep);
+    // At the bound of 0 the difference is of one side alone: the loss is a parabola there.
+    const double curve =
+        (loss_at(above) - 2 * loss_at(below + kStep) + loss_at(below)) / (kStep * kStep);
+    const double slope = middle - curve * (below + kStep - gain[head]);
+    CHECK(At(*measured, head, Metric::kImportance) == Approx(std::abs(slope)).epsilon(1e-3));
   }
+}
+
+TEST_CASE("importance is the slope of the loss along the head's gain") {
+  torch::manual_seed(6);
+  const auto gain = GENERATE(std::vector<float>{1, 1.5F, 1, 0.75F}, std::vector<float>{0, 1, 1, 2},
+                             std::vector<float>{1, 1, 1, 1});
+  const auto tokens = GENERATE(4, 18);  // fewer and more than the projection has rows
+  const bool trains_projection = GENERATE(true, false);
+  TunableAttention module(Options(Shape::kCausal));
+  module->output->weight.set_requires_grad(trains_projection);
+  CheckImportance(module, gain, tokens);
+  CHECK(module->output->weight.grad().defined() == trains_projection);
 }
 
 TEST_CASE("the passes of several micro-batches count together in one measurement") {
