@@ -80,7 +80,11 @@ class SlurmExecutor : public Executor {
   }
 
   std::size_t Room() const override {
-    return kMostTasks - std::min(kMostTasks, waiting_.size() + tasks_.size());
+    // What Slurm has it begins by itself: where a limit may end the sweep, it has few at a time.
+    const std::size_t most = spec_.limits.compute_seconds > 0
+                                 ? std::min<std::size_t>(kMostTasks, spec_.limits.parallel)
+                                 : kMostTasks;
+    return most - std::min(most, waiting_.size() + tasks_.size());
   }
 
   void Begin(const Run& run) override {

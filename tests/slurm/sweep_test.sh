@@ -55,6 +55,14 @@ touch go
 attune resume stopped --executor slurm >report 2>log || { cat log; fail "resuming"; }
 grep -q "6 runs: 6 finished" report || fail "the report: $(cat report)"
 
+echo "— a limit on the compute of all runs holds back what has not begun"
+rm -f begun
+sweep limited
+printf 'compute_seconds = 0.000001\n' >>limited.toml
+attune run limited.toml --executor slurm >report 2>log && fail "a limited sweep says that it is done"
+grep -q "compute_seconds are spent" log || fail "the limit is not told: $(cat log)"
+expect "runs" "$(sort begun | tr '\n' ' ')" "1 2 3 4 "
+
 if [ -x "$bin/attune-demo-lm" ]; then
   echo "— trainers reach the daemon over tcp with the sweep's keys"
   port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
