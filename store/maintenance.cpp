@@ -302,13 +302,17 @@ PruneReport Prune(const fs::path& store, const Retention& retention, bool only_a
     database.Execute("DELETE FROM jobs WHERE id = ?", job.id);
     report.jobs.push_back(std::move(job));
   }
-  report.bytes_after = report.jobs.empty() ? report.bytes_before : size();
+  // Room that is free already is given back where the file is too large with it.
+  const bool shrinks = !report.jobs.empty() ||
+                       (retention.most_bytes && report.bytes_before > *retention.most_bytes &&
+                        size() < report.bytes_before);
+  report.bytes_after = shrinks ? size() : report.bytes_before;
   if (only_ask) {
     database.Rollback();
     return report;
   }
   database.Script("COMMIT");
-  if (report.jobs.empty()) return report;
+  if (!shrinks) return report;
   try {
     database.Script("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)");
   } catch (const StoreError& error) {

@@ -61,7 +61,8 @@ struct PruneReport {
 };
 
 // Deletes whole ended jobs, those that ended first at first, in one transaction, and gives the
-// space back to the disk (VACUUM: writes the rest anew, which takes that much room beside it).
+// space back to the disk (VACUUM: writes the rest anew, which takes that much room beside it). A
+// file that is too large for what was free in it before loses that, and no job.
 // Never a running job, the newest job or the one of the newest trial: numbers are not given twice.
 // With `only_ask` the same is found out, and taken back. A daemon that writes meanwhile waits, or
 // tries again later. If there is no room to write the rest anew, the jobs are forgotten all the

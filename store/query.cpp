@@ -2,6 +2,7 @@
 #include "store/query.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -395,11 +396,25 @@ Page History::Select(const Query& query, double now) {
       columns += ", " + aggregate.sql;
       page.columns.push_back(aggregate.name);
     }
-    where.values.emplace_back(static_cast<std::int64_t>(query.limit));
+    if (!query.after.empty()) throw FilterError("--after is for rows: groups have one page");
+    std::string order;
+    for (const std::string& text : query.sort) {
+      const bool descending = text.starts_with('-');
+      const auto column = std::ranges::find(page.columns, text.substr(descending ? 1 : 0));
+      if (column == page.columns.end()) {
+        throw FilterError(fmt::format("--sort '{}': groups are sorted by what they show, {}", text,
+                                      fmt::join(page.columns, ", ")));
+      }
+      order += fmt::format("{}{}, ", column - page.columns.begin() + 1, descending ? " DESC" : "");
+    }
+    const std::size_t limit = std::min(query.limit, kMostRows);
+    where.values.emplace_back(static_cast<std::int64_t>(limit) + 1);
     page.rows =
-        connection_->Run(fmt::format("SELECT {} FROM {} WHERE {} GROUP BY {} ORDER BY {} LIMIT ?",
-                                     columns, source.from, where.sql, group, group),
+        connection_->Run(fmt::format("SELECT {} FROM {} WHERE {} GROUP BY {} ORDER BY {}{} LIMIT ?",
+                                     columns, source.from, where.sql, group, order, group),
                          where.values);
+    page.cut = page.rows.size() > limit;
+    if (page.cut) page.rows.pop_back();
     for (auto& row : page.rows) {
       for (std::size_t column = 0; column < groups.size(); ++column) {
         Decode(*groups[column], row[column]);

@@ -25,8 +25,9 @@ struct Query {
   Listing listing = Listing::kTrials;
   std::string where = {};  // filter.h; empty: all
   std::uint64_t job = 0;   // of this job only; 0: of all
-  std::vector<std::string> sort =
-      {};                  // fields, with - before one for descending; empty: newest first
+  // Fields, with - before one for descending; empty: newest first. Of groups: columns that they
+  // show; empty: the values of their fields.
+  std::vector<std::string> sort = {};
   std::size_t limit = 50;  // rows
   // The row behind which the page begins, as Page::next has it; empty: the first page.
   std::string after = {};
@@ -42,6 +43,7 @@ struct Page {
   std::vector<std::string> columns;
   std::vector<std::vector<Cell>> rows;
   std::string next;  // to go on with; empty on the last page and for groups and SQL
+  bool cut = false;  // there are more groups than the limit
 };
 
 // One connection that reads only, used by one thread at a time.

@@ -68,6 +68,7 @@ int List(Listing listing, const Arguments& arguments, std::uint64_t job, const s
   }
   const int status = Print(ToTable(page), arguments.format, empty);
   if (!page.next.empty()) fmt::print(stderr, "there are more: --after {}\n", page.next);
+  if (page.cut) fmt::print(stderr, "there are more: --limit {}\n", 10 * query.limit);
   return status;
 }
 

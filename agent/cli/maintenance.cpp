@@ -77,11 +77,11 @@ int Prune(const std::vector<std::string>& words) {
     table.Add({job.id, job.name, UtcTime(job.ended), job.trials});
   }
   if (arguments.format != Format::kTable) return Print(table, arguments.format, "");
-  if (report.jobs.empty()) {
+  if (report.jobs.empty() && report.bytes_after == report.bytes_before) {
     fmt::print("nothing to forget; the history has {}\n", Size(report.bytes_before));
     return kOk;
   }
-  const int status = Print(table, arguments.format, "");
+  const int status = report.jobs.empty() ? kOk : Print(table, arguments.format, "");
   fmt::print("{} {} jobs: the history {} from {} to {}\n", only_ask ? "would forget" : "forgot",
              report.jobs.size(), only_ask ? "would go" : "went", Size(report.bytes_before),
              Size(report.bytes_after));

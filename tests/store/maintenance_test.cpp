@@ -446,6 +446,26 @@ TEST_CASE("pruning by size forgets as many jobs as are needed, and never the new
   CHECK(Store(path, Mode::kReadOnly).LastTrialId() == 579);
 }
 
+TEST_CASE("pruning by size gives back what is free in the file, and forgets nothing for it") {
+  const TemporaryDirectory folder;
+  const auto path = folder.Path() / "store.db";
+  {
+    Store store(path, Mode::kReadWrite);
+    AddFive(store);
+  }
+  const std::uint64_t needed = Prune(path, {.most_bytes = 1 << 30}, true).bytes_before;
+  sqlite::Database(path, SQLITE_OPEN_READWRITE)
+      .Script("CREATE TABLE free AS SELECT zeroblob(1000000) AS room; DROP TABLE free");
+  const PruneReport asked = Prune(path, {.most_bytes = needed + 500000}, true);
+  CHECK(asked.jobs.empty());
+  CHECK(asked.bytes_before >= needed + 1000000);
+  CHECK(asked.bytes_after < needed + 500000);
+  const PruneReport report = Prune(path, {.most_bytes = needed + 500000}, false);
+  CHECK(report.jobs.empty());
+  CHECK(std::filesystem::file_size(path) == report.bytes_after);
+  CHECK(report.bytes_after < needed + 500000);
+}
+
 TEST_CASE("a backup is whole, as of one moment, while somebody writes") {
   const TemporaryDirectory folder;
   const auto path = folder.Path() / "store.db";

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <random>
 #include <set>
 
@@ -176,8 +177,29 @@ TEST_CASE("groups show counts, means and quantiles that a naive computation give
   }
 }
 
+TEST_CASE("groups are sorted by what they show, and say that there are more than the limit") {
+  const Filled filled;
+  const Query query{.sort = {"-mean(loss)", "count"},
+                    .group_by = {"decider", "ack"},
+                    .show = {"count", "mean(loss)"}};
+  const Page all = filled.Ask(query);
+  CHECK_FALSE(all.cut);
+  CHECK(std::ranges::is_sorted(all.rows, std::greater<>(), [](const std::vector<Cell>& row) {
+    return std::get<double>(row[3]);
+  }));
+  Query three = query;
+  three.limit = 3;
+  const Page some = filled.Ask(three);
+  CHECK(some.cut);
+  CHECK(some.next.empty());
+  CHECK(some.rows == std::vector(all.rows.begin(), all.rows.begin() + 3));
+}
+
 TEST_CASE("what a question gets wrong is said") {
   const Filled filled;
+  CHECK_THROWS_WITH(filled.Ask({.sort = {"loss"}, .group_by = {"ack"}}),
+                    Contains("sorted by what they show, ack, count"));
+  CHECK_THROWS_WITH(filled.Ask({.after = "3", .group_by = {"ack"}}), Contains("one page"));
   CHECK_THROWS_WITH(filled.Ask({.where = "rewrd > 1"}), Contains("--where, column 1"));
   CHECK_THROWS_WITH(filled.Ask({.sort = {"-rewrd"}}), Contains("did you mean reward?"));
   CHECK_THROWS_WITH(filled.Ask({.group_by = {"decidr"}}), Contains("did you mean decider?"));
