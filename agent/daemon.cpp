@@ -276,7 +276,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   const std::string& key = hello.job.key;
   auto job = jobs_.find(key);
   std::optional<Live> fresh;
-  std::vector<TrialRow> trials;  // that it has had, newest first
+  std::vector<Trial> trials;  // that it has had, oldest first
   if (job == jobs_.end()) {
     const auto earlier = store_.FindJobByKey(key);
     // One that failed may go on from a checkpoint, as one that was killed.
@@ -290,7 +290,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
     Hello first = hello;
     if (earlier) first.job = earlier->spec;  // Resume compares with what was said then
     const std::uint64_t id = earlier ? earlier->id : last_job_ + 1;
-    if (earlier) trials = store_.Trials(id, earlier->trials);
+    if (earlier) trials = store_.JobTrials(id);
     fresh.emplace(
         Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
                      RecordedBaseline(first.job),

@@ -28,6 +28,10 @@ Governor::Governor(const Options& options)
       hold_(options.hold),
       bending_points_(static_cast<std::size_t>(kBending * static_cast<double>(options.windows))) {}
 
+bool Governor::IsDue(const Change& change, std::uint32_t window) {
+  return window >= change.window + kGraceWindows;
+}
+
 Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const WindowReading& now,
                                 std::span<const CurvePoint> curve) {
   while (!changes_.empty()) {
@@ -43,14 +47,14 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
     const double noise = std::max(std::hypot(forecast ? forecast->noise : 0.0, now.loss_noise),
                                   kNoiseFloor * std::abs(expected));
     const double behind = (now.loss - expected) / noise;
-    const bool due = window >= change.window + kGraceWindows;
+    const bool due = IsDue(change, window);
     if (behind > tolerance_ * (due ? 1.0 : kGross)) {
       Rollback rollback{change.before,
                         fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
                                     "deviations since the action of window {}",
                                     now.loss, expected, behind, change.window)};
       taken_back_ = std::exchange(changes_, {});
-      held_until_ = window + 1 + hold_;
+      HoldBehind(window);
       return rollback;
     }
     if (!due) break;
@@ -109,6 +113,10 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
 
 void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before) {
   changes_.push_back({window, curve.size(), std::move(before)});
+}
+
+void Governor::PassOver(std::uint32_t window) {
+  std::erase_if(changes_, [&](const Change& change) { return IsDue(change, window); });
 }
 
 void Governor::Missed() {

@@ -52,6 +52,11 @@ class Governor {
   }
   // The rollback did not come into force: what it was to take back is judged again.
   void Missed();
+  // Nothing changes for the windows of the knob `hold` behind `window`, in which an action was
+  // taken back.
+  void HoldBehind(std::uint32_t window) { held_until_ = window + 1 + hold_; }
+  // What was due at the end of `window` or before has been judged, by a daemon before this one.
+  void PassOver(std::uint32_t window);
 
  private:
   struct Change {
@@ -59,6 +64,8 @@ class Governor {
     std::size_t curve_points;
     Setting before;
   };
+  [[nodiscard]] static bool IsDue(const Change& change, std::uint32_t window);
+
   double freeze_, change_budget_, tolerance_;
   std::uint64_t hold_;
   std::size_t bending_points_;  // of a curve that is too short for a forecast

@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <map>
 #include <mutex>
-#include <set>
 #include <thread>
 #include <unordered_set>
 #include <utility>
@@ -19,8 +17,9 @@
 namespace attune {
 namespace {
 
-// Trials that a lesson looks back on.
+// Trials of rules that a lesson looks back on, and jobs among which it looks for finished ones.
 constexpr std::size_t kReplay = 4096;
+constexpr std::size_t kJobs = 1000;
 // The rewards of a job sum to what it gained, so they are not discounted (design §6).
 constexpr double kDiscount = 1.0;
 constexpr double kLambda = 0.95;
@@ -85,9 +84,7 @@ class NetworkLearner : public Learner {
     if (!options.learn) return;
     // What an earlier daemon's network learned from is not learned from twice.
     if (network_->Trials() > 0) {
-      for (const auto& [job, trials] : FinishedJobs()) {
-        for (const Trial& trial : trials) learned_.insert(trial.id);
-      }
+      for (const std::uint64_t job : FinishedJobs()) learned_.insert(job);
     }
     thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
   }
@@ -122,19 +119,14 @@ class NetworkLearner : public Learner {
     }
   }
 
-  // The newest trials of jobs that came to their end. Of others it is not known what is still to be
-  // gained: a job that runs beside the one that ended is learned from when its own time has come.
-  [[nodiscard]] std::map<std::uint64_t, std::vector<Trial>> FinishedJobs() const {
-    const std::uint64_t last = store_.LastTrialId();
-    std::map<std::uint64_t, std::vector<Trial>> jobs;
-    for (Trial& trial : store_.TrialsToLearnFrom(last > kReplay ? last - kReplay : 0, kReplay)) {
-      jobs[trial.job].push_back(std::move(trial));
+  // Newest first. Of others it is not known what is still to be gained: a job that runs beside the
+  // one that ended is learned from when its own time has come.
+  [[nodiscard]] std::vector<std::uint64_t> FinishedJobs() const {
+    std::vector<std::uint64_t> finished;
+    for (const JobRecord& job : store_.Jobs(kJobs)) {
+      if (job.outcome == Outcome::kFinished) finished.push_back(job.id);
     }
-    std::erase_if(jobs, [this](const auto& entry) {
-      const auto job = store_.FindJob(entry.first);
-      return !job || job->outcome != Outcome::kFinished;
-    });
-    return jobs;
+    return finished;
   }
 
   void Lesson() {
@@ -142,13 +134,15 @@ class NetworkLearner : public Learner {
     std::vector<Sample> own;
     std::uint64_t fresh = 0;  // trials that became samples for the first time
     const bool begins = network_->Trials() < least_trials_;
-    for (const auto& [job, trials] : FinishedJobs()) {
-      std::set<std::uint64_t> news;
-      for (const Trial& trial : trials) {
-        if (learned_.insert(trial.id).second) news.insert(trial.id);
-      }
-      if (begins) fresh += Collect(trials, "kmeans", news, false, rules);
-      if (!news.empty()) fresh += Collect(trials, "network", news, true, own);
+    for (const std::uint64_t job : FinishedJobs()) {
+      const bool is_new = learned_.insert(job).second;
+      const bool is_replayed = begins && rules.size() < kReplay;
+      if (!is_new && !is_replayed) continue;
+      const std::vector<Trial> trials = store_.JobTrials(job);
+      const std::size_t known = rules.size() + own.size();
+      if (is_replayed) Collect(trials, "kmeans", rules);
+      if (is_new) Collect(trials, "network", own);
+      if (is_new) fresh += rules.size() + own.size() - known;
     }
     if (rules.empty() && own.empty()) return;
     UpdateReport cloned;
@@ -167,12 +161,9 @@ class NetworkLearner : public Learner {
     spdlog::info("network version {}: {}", network_->Version(), provenance);
   }
 
-  // One job's windows in order become samples where `decider` decided; with `only_news`, of those
-  // trials alone. Returns how many of them did.
-  std::uint64_t Collect(const std::vector<Trial>& trials, std::string_view decider,
-                        const std::set<std::uint64_t>& news, bool only_news,
-                        std::vector<Sample>& collected) const {
-    std::uint64_t fresh = 0;
+  // One job's windows in order become samples where `decider` decided.
+  void Collect(const std::vector<Trial>& trials, std::string_view decider,
+               std::vector<Sample>& collected) const {
     std::vector<Sample> samples;
     std::vector<double> rewards;
     std::vector<double> values;
@@ -185,14 +176,10 @@ class NetworkLearner : public Learner {
     const auto advantages = Advantages(rewards, values, kDiscount, kLambda);
     for (std::size_t i = 0; i < trials.size(); ++i) {
       if (trials[i].decider != decider || !InForce(trials[i])) continue;
-      const bool is_new = news.contains(trials[i].id);
-      if (only_news && !is_new) continue;
-      fresh += is_new ? 1 : 0;
       samples[i].advantage = std::clamp(advantages[i], -kMostNats, kMostNats);
       samples[i].target_value = std::clamp(advantages[i] + values[i], -kMostNats, kMostNats);
       collected.push_back(std::move(samples[i]));
     }
-    return fresh;
   }
 
   void Publish() {
@@ -207,7 +194,7 @@ class NetworkLearner : public Learner {
   std::uint64_t seed_;
   std::uint64_t least_trials_;
   std::unique_ptr<Network> network_;
-  std::unordered_set<std::uint64_t> learned_;
+  std::unordered_set<std::uint64_t> learned_;  // jobs
 
   std::mutex mutex_;
   std::condition_variable_any wake_;

@@ -79,24 +79,52 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   }
 }
 
-Emission Tracker::TakeUp(std::span<const TrialRow> trials, const Hello& hello) {
+std::size_t Tracker::ReadingsUpTo(std::uint64_t step) const {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      readings_, [step](const WindowReading& reading) { return reading.last_step <= step; }));
+}
+
+Emission Tracker::TakeUp(std::span<const Trial> trials, const Hello& hello) {
   Emission emission;
   if (trials.empty()) return emission;
+  std::seed_seq seed{options_.seed, record_.spec.seed, static_cast<std::uint64_t>(trials.size())};
+  random_.seed(seed);
   trials_ = trials.size();
-  last_trial_ = trials.front().id;
-  last_trial_readings_ =
-      static_cast<std::size_t>(std::ranges::count_if(readings_, [&](const WindowReading& reading) {
-        return reading.last_step <= trials.front().step;
-      }));
-  for (const TrialRow& trial : trials) {
-    if (trial.status != AckStatus::kPending) continue;
+  last_trial_ = trials.back().id;
+  last_trial_readings_ = ReadingsUpTo(trials.back().step);
+  std::vector<Trial> settled(trials.begin(), trials.end());
+  for (Trial& trial : settled) {
+    if (trial.acknowledgement.status != AckStatus::kPending) continue;
     const bool applied = hello.action == trial.id;
-    emission.records.emplace_back(AcknowledgementRecord{
-        trial.id,
-        {applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
-         applied ? "" : "lost on the way: the trainer fell silent and came back without it"}});
+    trial.acknowledgement = {
+        applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
+        applied ? "" : "lost on the way: the trainer fell silent and came back without it"};
+    emission.records.emplace_back(AcknowledgementRecord{trial.id, trial.acknowledgement});
   }
+  Reconsider(settled);
   return emission;
+}
+
+// What the governor knew when the last of the trials was answered.
+void Tracker::Reconsider(std::span<const Trial> trials) {
+  std::optional<Setting> in_force;  // unknown before the first trial
+  for (const Trial& trial : trials) {
+    const AckStatus status = trial.acknowledgement.status;
+    if (trial.decider == "governor") governor_.HoldBehind(trial.window);
+    if (status == AckStatus::kApplied) {
+      // It came into force between two windows' ends.
+      const std::size_t points = ReadingsUpTo(trial.acknowledgement.step);
+      const std::size_t behind = points - std::min(points, ReadingsUpTo(trial.step));
+      if (trial.decider == "governor" || trial.decider == "hand") {
+        governor_.Forget();
+      } else if (in_force) {
+        governor_.Changed(trial.window + 1 + static_cast<std::uint32_t>(behind),
+                          std::span(curve_).first(points), *in_force);
+      }
+    }
+    if (status == AckStatus::kApplied || status == AckStatus::kNone) in_force = trial.setting;
+  }
+  if (window_ > 0) governor_.PassOver(window_ - 1);
 }
 
 Emission Tracker::Resume(const Hello& hello) {

@@ -43,9 +43,10 @@ class Tracker {
   [[nodiscard]] Emission Resume(const Hello& hello);
 
   // Goes on where a daemon before this one, or this one before the job fell silent, has stopped:
-  // `trials` are the job's, newest first. The newest still earns its reward; those that were not
-  // answered are, by what the trainer says of itself.
-  [[nodiscard]] Emission TakeUp(std::span<const TrialRow> trials, const Hello& hello);
+  // `trials` are the job's, oldest first. The newest still earns its reward; those that were not
+  // answered are, by what the trainer says of itself; what the governor has begun it goes on with.
+  // Random numbers are none that were drawn before.
+  [[nodiscard]] Emission TakeUp(std::span<const Trial> trials, const Hello& hello);
 
   // Throws std::invalid_argument if the observation cannot be used (FindFault, or a step that does
   // not follow the last one): it is ignored then. `trial_id` is the last id given to a trial; a
@@ -77,6 +78,8 @@ class Tracker {
 
  private:
   void CloseWindow(std::uint32_t window, Emission& emission);
+  void Reconsider(std::span<const Trial> trials);
+  [[nodiscard]] std::size_t ReadingsUpTo(std::uint64_t step) const;
   [[nodiscard]] const WindowReading* Before() const;  // the last but one; null: there is none
   [[nodiscard]] Trial Look(std::uint32_t window) const;
   void Decide(Trial trial, double progress, bool may_ask, Chain& chain, Emission& emission);

@@ -209,6 +209,7 @@ struct Probe::Line {
   void Introduce(Clock::time_point now) {
     if (hello_sent && now - *hello_sent < heartbeat) return;
     if (!Writable() || !Send(hello)) return;
+    waiting.reset();  // what the daemon decided before, it takes for lost
     hello_sent = now;
     hello_old = false;
     if (!introduced) last_heard = now;

@@ -123,10 +123,6 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
   std::map<std::string, Group> groups;
   for (const std::string& file : stores) {
     const Store store(file, Store::Mode::kReadOnly);
-    std::map<std::uint64_t, std::vector<Trial>> trials;
-    for (Trial& trial : store.TrialsToLearnFrom(0, kAll)) {
-      trials[trial.job].push_back(std::move(trial));
-    }
     for (JobRecord& job : store.Jobs(kAll)) {
       if (job.outcome != Outcome::kFinished || !job.validation_loss ||
           !std::isfinite(*job.validation_loss)) {
@@ -134,9 +130,9 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
       }
       Episode episode;
       double rest = 0;
-      auto& all = trials[job.id];
+      std::vector<Trial> all = store.JobTrials(job.id);
       for (auto trial = all.rbegin(); trial != all.rend(); ++trial) {
-        rest += *trial->reward;
+        rest += trial->reward.value_or(0);  // also of what the governor or a person did
         if (!IsLesson(job, *trial)) continue;
         episode.trials.push_back(std::move(*trial));
         episode.returns.push_back(rest);

@@ -421,7 +421,9 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
                 ChangedCount(CountActive(after), change, heads));
   }
   decision.why = Describe(situation.job.topology, action, prefers.count.data(), active);
-  decision.log_probability = LogProbability(prefers, state, action, active, active_after);
+  if (draws) {
+    decision.log_probability = LogProbability(prefers, state, action, active, active_after);
+  }
   decision.policy_version = model_->version;
   decision.reasons = [model = model_,
                       sample = MakeSample(state, situation.mask, action, active, active_after)] {
@@ -459,11 +461,15 @@ UpdateReport Network::Update(std::span<const Sample> samples) {
   }
   const auto number = static_cast<std::int64_t>(all.size());
   torch::Tensor advantage = ToTensor(advantages, {number}, torch::kDouble);
-  // One sample has no spread to measure its advantage by.
-  if (number > 1) advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8);
-  advantage = advantage.to(torch::kFloat);
   const torch::Tensor target = ToTensor(targets, {number}, torch::kDouble).to(torch::kFloat);
   const torch::Tensor old = ToTensor(acted, {number}, torch::kFloat);
+  // What was most probable would be so whatever it earned: no slope comes of it.
+  const torch::Tensor drawn = old.lt(0).to(torch::kFloat);
+  // One sample has no spread to measure its advantage by.
+  if (const torch::Tensor of_drawn = advantage.masked_select(old.lt(0)); of_drawn.numel() > 1) {
+    advantage = (advantage - of_drawn.mean()) / (of_drawn.std() + 1e-8);
+  }
+  advantage = advantage.to(torch::kFloat);
   const NetworkOptions& options = model_->options;
   const auto loss = [&](const torch::Tensor& picked, const torch::Tensor& before,
                         const Batch& batch, const Choices& choices, const Outputs& outputs,
@@ -474,14 +480,18 @@ UpdateReport Network::Update(std::span<const Sample> samples) {
     const torch::Tensor ratio =
         (now - old.index_select(0, picked)).clamp(-kMaxLogRatio, kMaxLogRatio).exp();
     const torch::Tensor worth = advantage.index_select(0, picked);
-    const torch::Tensor policy_loss =
-        -torch::min(ratio * worth, ratio.clamp(1 - options.clip, 1 + options.clip) * worth).mean();
+    const torch::Tensor of_drawn = drawn.index_select(0, picked);
+    const auto mean_of_drawn = [&](const torch::Tensor& x) {
+      return (x * of_drawn).sum() / of_drawn.sum().clamp_min(1);
+    };
+    const torch::Tensor policy_loss = -mean_of_drawn(
+        torch::min(ratio * worth, ratio.clamp(1 - options.clip, 1 + options.clip) * worth));
     const torch::Tensor value_loss =
         (outputs.value - target.index_select(0, picked)).square().mean();
     report.policy_loss += policy_loss.item<double>();
     report.value_loss += value_loss.item<double>();
     torch::Tensor objective = policy_loss + options.value_weight * value_loss -
-                              options.entropy_weight * Entropy(batch, outputs).mean();
+                              options.entropy_weight * mean_of_drawn(Entropy(batch, outputs));
     if (model_->leash) {
       objective = objective + kLeashWeight * model_->Distance(batch, outputs).mean();
     }

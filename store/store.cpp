@@ -526,7 +526,15 @@ std::vector<PolicyRecord> Store::Policies() const {
   return policies;
 }
 
-std::vector<Trial> Store::TrialsToLearnFrom(std::uint64_t after, std::size_t limit) const {
+std::vector<Trial> Store::JobTrials(std::uint64_t job) const {
+  Database& database = connection_->database;
+  std::vector<Trial> trials;
+  Cursor cursor = database.Select(std::string(kSelectTrial) + "WHERE job = ? ORDER BY id", job);
+  while (cursor.Step()) trials.push_back(ReadTrial(database, cursor));
+  return trials;
+}
+
+std::vector<Trial> Store::CompleteTrials(std::uint64_t after, std::size_t limit) const {
   Database& database = connection_->database;
   std::vector<Trial> trials;
   // The condition is that of the index trials_to_learn.

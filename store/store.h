@@ -152,9 +152,10 @@ class Store {
   // As they were put.
   [[nodiscard]] std::vector<Anomaly> Anomalies(std::uint64_t job) const;
   [[nodiscard]] std::vector<PolicyRecord> Policies() const;  // newest first
-  // Complete trials (action and reward present) with id > after, oldest first: what is learned
-  // from.
-  [[nodiscard]] std::vector<Trial> TrialsToLearnFrom(std::uint64_t after, std::size_t limit) const;
+  // All of one job, oldest first, with their tensors.
+  [[nodiscard]] std::vector<Trial> JobTrials(std::uint64_t job) const;
+  // Those of which an action of a policy and its reward are known, with id > after, oldest first.
+  [[nodiscard]] std::vector<Trial> CompleteTrials(std::uint64_t after, std::size_t limit) const;
 
  private:
   struct Connection;

@@ -72,7 +72,7 @@ std::vector<Trial> NearestTrials(const Store& store, const Trial& trial) {
   const Mean own = mean(trial.state);
   const std::uint64_t last = store.LastTrialId();
   std::map<std::uint64_t, std::pair<double, Trial>> of_job;  // the nearest of each
-  for (Trial& other : store.TrialsToLearnFrom(last > kLookBack ? last - kLookBack : 0, kLookBack)) {
+  for (Trial& other : store.CompleteTrials(last > kLookBack ? last - kLookBack : 0, kLookBack)) {
     if (other.job == trial.job || other.acknowledgement.status == AckStatus::kNone) continue;
     const double away = distance(own, mean(other.state));
     const auto found = of_job.find(other.job);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "agent/network_learner.h"
+#include "policies/network.h"
 #include "store/writer.h"
 #include "tests/catch.hpp"
 #include "tests/process/process.h"
@@ -97,6 +98,44 @@ TEST_CASE("a job is learned from when it is finished, each of its trials once") 
   learner->Wake();
   CHECK_THAT(bench.Lessons(2).front().provenance, Contains(" 4 of its own"));
   CHECK(bench.Lessons(2).front().trials == trials + 4);
+}
+
+TEST_CASE("what an earlier daemon learned from is not learned again") {
+  Bench bench("shipped");
+  bench.Put({Job(1, Outcome::kFinished), Decided(1, 1, "network"), Decided(2, 1, "network")});
+  {
+    const auto learner = MakeNetworkLearner(bench.options, bench.paths, *bench.writer);
+    // The network is a taught one, so what is in the store already counts as learned from.
+    bench.Put({Job(2, Outcome::kFinished), Decided(3, 2, "network")});
+    learner->Wake();
+    CHECK_THAT(bench.Lessons(1).front().provenance, Contains(" 1 of its own"));
+  }
+  const auto learner = MakeNetworkLearner(bench.options, bench.paths, *bench.writer);
+  bench.Put({Job(3, Outcome::kFinished), Decided(4, 3, "network"), Decided(5, 3, "network")});
+  learner->Wake();
+  CHECK_THAT(bench.Lessons(2).front().provenance, Contains(" 2 of its own"));
+}
+
+// What a network thinks a trial is worth that has learned from it and from one behind it, in which
+// the governor decided and so much was earned.
+float WorthBehindGovernor(double reward) {
+  Bench bench("shipped");
+  const auto learner = MakeNetworkLearner(bench.options, bench.paths, *bench.writer);
+  Trial own = Decided(1, 1, "network");
+  Trial behind = Decided(2, 1, "governor");
+  behind.action.reset();
+  behind.log_probability = 0;
+  behind.reward = reward;
+  bench.Put({Job(1, Outcome::kFinished), own, behind});
+  learner->Wake();
+  CHECK_THAT(bench.Lessons(1).front().provenance, Contains(" 1 of its own"));
+  const auto network = Network::Load(bench.paths.Checkpoint(), {});
+  const auto active = own.state.Active();
+  return network->Evaluate(MakeSample(own.state, own.mask, *own.action, active, active)).value;
+}
+
+TEST_CASE("what is earned in the governor's windows is the action's before them") {
+  CHECK(WorthBehindGovernor(5.0) > WorthBehindGovernor(-5.0) + 1e-3F);
 }
 
 TEST_CASE("what nobody decided teaches nothing") {

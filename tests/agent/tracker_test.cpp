@@ -370,29 +370,26 @@ TEST_CASE("a job picked up by another daemon goes on in the window where it stoo
 TEST_CASE("what was decided before a job fell silent is rewarded and answered when it is back") {
   Bench before;
   for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
-  std::vector<TrialRow> rows;
-  for (const Trial& trial : before.Of<Trial>()) {
-    TrialRow row;
-    row.id = trial.id;
-    row.step = trial.step;
-    rows.insert(rows.begin(), row);
+  auto trials = before.Of<Trial>();
+  const std::size_t last = trials.size() - 1;
+  for (const std::size_t i : {last - 1, last}) {
+    trials[i].acknowledgement.status = AckStatus::kPending;
   }
-  rows[0].status = rows[1].status = AckStatus::kPending;
   Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt,
                   before.Of<ObservationRecord>());
   CHECK(tracker.Record().loss == 5.0);
   CHECK(tracker.Record().compute_seconds == 30.0);
 
   Hello hello = test::SmallJob();
-  hello.action = rows[1].id;
-  const std::vector<Record> settled = tracker.TakeUp(rows, hello).records;
+  hello.action = trials[last - 1].id;
+  const std::vector<Record> settled = tracker.TakeUp(trials, hello).records;
   REQUIRE(settled.size() == 2);
-  const auto& newest = std::get<AcknowledgementRecord>(settled[0]);
-  CHECK(newest.trial == rows[0].id);
+  CHECK(std::get<AcknowledgementRecord>(settled[0]).acknowledgement.status == AckStatus::kApplied);
+  const auto& newest = std::get<AcknowledgementRecord>(settled[1]);
+  CHECK(newest.trial == trials[last].id);
   CHECK(newest.acknowledgement.status == AckStatus::kExpired);
-  CHECK(std::get<AcknowledgementRecord>(settled[1]).acknowledgement.status == AckStatus::kApplied);
 
-  std::uint64_t trial_id = rows[0].id;
+  std::uint64_t trial_id = trials[last].id;
   std::map<std::uint64_t, double> rewards;
   for (std::uint64_t step = 36; step <= 40; ++step) {
     const Emission emission =
@@ -403,7 +400,72 @@ TEST_CASE("what was decided before a job fell silent is rewarded and answered wh
       }
     }
   }
-  CHECK(rewards == std::map<std::uint64_t, double>{{rows[0].id, 1.0}});
+  CHECK(rewards == std::map<std::uint64_t, double>{{trials[last].id, 1.0}});
+}
+
+// A job of 35 steps that fell silent and is back, at a loss of 5 until then, and what is decided at
+// the end of its next window, when the loss is `loss`.
+Trial DecidedWhenBack(std::vector<Trial> trials, const Bench& before, double loss,
+                      const std::string& policy = "keep") {
+  Options options = TenWindows();
+  options.policy = policy;
+  Chain chain(policy);
+  Hello hello = test::SmallJob();
+  hello.setting = trials.back().setting;
+  Tracker tracker(1, hello, options, 0, std::nullopt, before.Of<ObservationRecord>());
+  static_cast<void>(tracker.TakeUp(trials, hello));
+  std::uint64_t trial_id = trials.back().id;
+  std::optional<Trial> decided;
+  for (std::uint64_t step = 36; step <= 40; ++step) {
+    const Emission emission =
+        tracker.Take(test::HealthyStep(step, loss, hello.setting), chain, trial_id);
+    for (const Record& record : emission.records) {
+      if (const auto* trial = std::get_if<Trial>(&record)) decided = *trial;
+    }
+  }
+  REQUIRE(decided);
+  return *decided;
+}
+
+TEST_CASE("what the governor has begun it goes on with when a silent job is back") {
+  Bench before;
+  for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
+  auto trials = before.Of<Trial>();
+  Trial& last = trials.back();
+  REQUIRE(last.step == 30);
+  SECTION("an action that does harm is taken back") {
+    last.decider = "network";
+    last.setting.scale[2] = 2.0F;
+    last.acknowledgement = {AckStatus::kApplied, 31, ""};
+    const Trial decided = DecidedWhenBack(trials, before, 50.0);
+    CHECK(decided.decider == "governor");
+    CHECK(decided.setting == Setting::Neutral(8));
+  }
+  SECTION("one that was judged before is not judged again") {
+    trials[1].decider = "network";
+    for (std::size_t i = 1; i < trials.size(); ++i) trials[i].setting.scale[2] = 2.0F;
+    trials[1].acknowledgement = {AckStatus::kApplied, 6, ""};
+    CHECK(DecidedWhenBack(trials, before, 50.0).decider == "keep");
+  }
+  SECTION("behind a rollback nothing changes") {
+    last.decider = "governor";
+    last.acknowledgement = {AckStatus::kApplied, 31, ""};
+    CHECK_THAT(DecidedWhenBack(trials, before, 5.0, "random").why, Contains("held until window"));
+  }
+}
+
+TEST_CASE("a job that is back draws other random numbers than it has drawn") {
+  Options options = TenWindows();
+  options.policy = "random";
+  Bench whole(options);
+  whole.Step(1, 5.0);
+  Bench before;
+  for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
+  for (std::uint64_t step = 2; step <= kFirstEnd; ++step) whole.Step(step, 5.0);
+  const Trial first = whole.Of<Trial>().front();
+  const Trial again = DecidedWhenBack(before.Of<Trial>(), before, 5.0, "random");
+  CHECK(again.decider == "random");
+  CHECK(again.setting != first.setting);
 }
 
 TEST_CASE("a trainer that was started anew from a checkpoint reports steps once more") {

@@ -353,7 +353,8 @@ TEST_CASE("exchanging the heads of a site exchanges their choices and nothing el
             Approx(decision.action.score[order[head]]).margin(1e-4));
       CHECK(other_sample.active_after[head] == sample.active_after[order[head]]);
     }
-    CHECK(exchanged.log_probability == Approx(decision.log_probability).margin(1e-3));
+    CHECK(network->Evaluate(other_sample).log_probability ==
+          Approx(network->Evaluate(sample).log_probability).margin(1e-3));
     CHECK(network->Evaluate(other_sample).value ==
           Approx(network->Evaluate(sample).value).margin(1e-4));
   }
@@ -416,6 +417,29 @@ TEST_CASE("an update makes a rewarded action more probable and moves the value t
     CHECK((after.log_probability - before.log_probability) * advantage > 0);
     CHECK(after.value > before.value);
   }
+}
+
+TEST_CASE("the most probable action has no probability that it was drawn with, and moves none") {
+  NetworkOptions options = Willing();
+  options.explore = 0;
+  std::mt19937_64 random(7);
+  Job job({4, 4}, random);
+  Network decider(options);
+  const Decision decision = MustDecide(decider, job, random);
+  CHECK(decision.log_probability == 0);
+
+  std::vector<float> after;
+  for (const double advantage : {1.0, -1.0}) {
+    Network network(options);
+    std::vector<Sample> samples = {job.Taken(decision.action), job.Taken(decision.action)};
+    samples[0].advantage = advantage;
+    samples[0].target_value = samples[1].target_value = 5;
+    const float before = network.Evaluate(samples[0]).value;
+    network.Update(samples);
+    CHECK(network.Evaluate(samples[0]).value > before);
+    after.push_back(network.Evaluate(samples[0]).log_probability);
+  }
+  CHECK(after[0] == after[1]);
 }
 
 TEST_CASE("an update stops once the policy has moved far enough") {

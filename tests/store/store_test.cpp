@@ -422,7 +422,7 @@ TEST_CASE("jobs left running are marked lost, ended ones are not touched") {
   CheckEqual(store.FindJob(1).value(), SampleJob(1));
 }
 
-TEST_CASE("only trials with an action and a reward are learned from, oldest first") {
+TEST_CASE("trials are complete with an action and a reward, and all are those of their job") {
   const TemporaryFolder folder;
   Store store = StoreWithJob(folder / "store.db");
   for (const std::uint64_t id : {1, 2, 3, 4, 5}) {
@@ -431,13 +431,19 @@ TEST_CASE("only trials with an action and a reward are learned from, oldest firs
     if (id == 3) trial.action.reset();
     store.Put(trial);
   }
-  const std::vector<Trial> trials = store.TrialsToLearnFrom(0, 10);
+  store.Put(SampleJob(2));
+  store.Put(SampleTrial(6, 2));
+  CHECK(Ids(store.JobTrials(1)) == IdList{1, 2, 3, 4, 5});
+  CHECK_FALSE(store.JobTrials(1)[2].action);
+  CheckEqual(store.JobTrials(2).at(0), SampleTrial(6, 2));
+  CHECK(store.JobTrials(3).empty());
+  const std::vector<Trial> trials = store.CompleteTrials(0, 3);
   REQUIRE(Ids(trials) == IdList{1, 4, 5});
   CheckEqual(trials[1], SampleTrial(4, 1));
-  CHECK(Ids(store.TrialsToLearnFrom(1, 10)) == IdList{4, 5});
-  CHECK(Ids(store.TrialsToLearnFrom(0, 2)) == IdList{1, 4});
+  CHECK(Ids(store.CompleteTrials(1, 10)) == IdList{4, 5, 6});
+  CHECK(Ids(store.CompleteTrials(0, 2)) == IdList{1, 4});
   store.SetReward(2, 0.5);
-  CHECK(Ids(store.TrialsToLearnFrom(1, 1)) == IdList{2});
+  CHECK(Ids(store.CompleteTrials(1, 1)) == IdList{2});
 }
 
 TEST_CASE("an acknowledgement and a reward complete a trial and leave the rest of it") {
@@ -671,7 +677,7 @@ TEST_CASE("a store of the schema before comes to this one with all its trials") 
   CHECK(trial.setting.scale == std::vector<float>{1.5F});
   CHECK_FALSE(store.FindTrial(5).value().action);
   CHECK(store.Trials(1, 9).at(1).created == 17.5);
-  CHECK(Ids(store.TrialsToLearnFrom(0, 9)) == IdList{3});
+  CHECK(Ids(store.CompleteTrials(0, 9)) == IdList{3});
   sqlite::Database database = OpenRaw(path);
   CHECK(database.Integer("SELECT trials FROM history_jobs") == 2);
   CHECK(Strings(database, "SELECT ack_why FROM history_trials WHERE trial = 5").at(0) == "no");
@@ -849,7 +855,7 @@ TEST_CASE("a damaged blob is an error that names the trial or its column") {
   OpenRaw(path).Script("UPDATE trial_arrays SET tokens = x'0000803f'");
   CHECK_THROWS_WITH(store.FindTrial(1), Contains("trial 1") && Contains("tokens"));
   OpenRaw(path).Script("UPDATE trial_arrays SET tokens = x'0000803fff'");
-  CHECK_THROWS_WITH(store.TrialsToLearnFrom(0, 1), Contains("tokens"));
+  CHECK_THROWS_WITH(store.CompleteTrials(0, 1), Contains("tokens"));
 }
 
 // What a writer's callbacks reported.

@@ -199,6 +199,7 @@ class Line:
             return
         if not self._writable() or not self._send(replace(self._hello, step=self.step)):
             return
+        self._waiting = None  # what the daemon decided before, it takes for lost
         self._hello_sent = now
         self._hello_old = False
         if not self._introduced:
