@@ -220,24 +220,22 @@ const TunableAttentionImpl::Prepared& TunableAttentionImpl::Prepare() const {
 
   const auto root = static_cast<float>(std::sqrt(static_cast<double>(head_width_)));
   std::vector<float> factor, gain;
-  std::vector<std::int64_t> rows;
-  std::int64_t last = 0;
+  std::vector<std::int64_t> numbers;
   for (std::int64_t head = 0; head < options_.heads; ++head) {
     const auto h = static_cast<std::size_t>(head);
     if (now.setting.active[h] == 0) continue;
     if (now.count == 0) now.first = head;
     ++now.count;
-    last = head;
     now.plain_scale = now.plain_scale && now.setting.scale[h] == 1;
     now.plain_gain = now.plain_gain && now.setting.gain[h] == 1;
     factor.push_back(now.setting.scale[h] / root);
     gain.push_back(now.setting.gain[h]);
-    for (std::int64_t row = 0; row < head_width_; ++row) rows.push_back(head * head_width_ + row);
+    numbers.push_back(head);
   }
   const torch::Device device = query->weight.device();
   now.factor = torch::tensor(factor).view({-1, 1, 1}).to(device);
   now.gain = torch::tensor(gain).repeat_interleave(head_width_).to(device);
-  if (last - now.first + 1 != now.count) now.rows = torch::tensor(rows).to(device);
+  if (numbers.back() - now.first + 1 != now.count) now.heads = torch::tensor(numbers).to(device);
   prepared_ = std::move(now);
   return prepared_;
 }
@@ -245,7 +243,16 @@ const TunableAttentionImpl::Prepared& TunableAttentionImpl::Prepare() const {
 torch::Tensor TunableAttentionImpl::Part(const Prepared& now, const torch::Tensor& tensor,
                                          std::int64_t dimension) const {
   if (!tensor.defined() || now.count == options_.heads) return tensor;
-  if (now.rows.defined()) return tensor.index_select(dimension, now.rows);
+  if (now.heads.defined()) {
+    // Whole heads are blocks of memory; picked row by row, or column by column, they cost more than
+    // all of a small layer's arithmetic.
+    std::vector<std::int64_t> by_head = tensor.sizes().vec();
+    by_head[static_cast<std::size_t>(dimension)] = head_width_;
+    by_head.insert(by_head.begin() + dimension, options_.heads);
+    return tensor.view(by_head)
+        .index_select(dimension, now.heads)
+        .flatten(dimension, dimension + 1);
+  }
   return tensor.narrow(dimension, now.first * head_width_, now.count * head_width_);
 }
 

@@ -132,7 +132,7 @@ class TunableAttentionImpl : public torch::nn::Module {
     bool plain_gain = true;
     std::int64_t count = 0;  // active heads
     std::int64_t first = 0;  // the lowest active head
-    torch::Tensor rows;      // of the projections, [count × head_width]; undefined: one run
+    torch::Tensor heads;     // [count], the active ones; undefined: one run of them
     torch::Tensor factor;    // [count, 1, 1], scale / √head_width
     torch::Tensor gain;      // [count × head_width], of the output projection's columns
   };

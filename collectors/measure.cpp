@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "env/observation.h"
+#include "env/vectors.h"
 
 namespace attune {
 namespace {
@@ -70,6 +71,7 @@ struct HeadSums {
 
 }  // namespace
 
+ATTUNE_WIDEST_VECTORS
 std::size_t Measure(const SampledRows& sampled, std::span<float> metrics,
                     std::span<float> profile) {
   const auto& [sequences, heads, rows, keys, logits, weights, norms] = sampled;

@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "env/vectors.h"
+
 namespace attune {
 namespace {
 
@@ -37,18 +39,6 @@ double HalfDivergence(double p, double m) { return p > 0 ? 0.5 * p * std::log(p 
 
 }  // namespace
 
-float Difference(std::span<const float> a, std::span<const float> b) {
-  // Sums side by side, so that the compiler can make a vector of them.
-  std::array<float, 4> sums{};
-  static_assert(kProfileBins % sums.size() == 0);
-  for (std::size_t bin = 0; bin < kProfileBins; bin += sums.size()) {
-    for (std::size_t i = 0; i < sums.size(); ++i) {
-      sums[i] += std::abs(a[bin + i] - b[bin + i]) / b[bin + i];
-    }
-  }
-  return (sums[0] + sums[1] + sums[2] + sums[3]) / kProfileBins;
-}
-
 float JensenShannon(std::span<const float> a, std::span<const float> b) {
   double sum = 0;
   for (std::size_t bin = 0; bin < a.size(); ++bin) {
@@ -59,14 +49,16 @@ float JensenShannon(std::span<const float> a, std::span<const float> b) {
 }
 
 Meter::Meter(Baseline baseline, std::uint64_t start_step, double start_compute)
-    : baseline_(std::move(baseline)), start_step_(start_step), start_compute_(start_compute) {
-  RequireBaseline(baseline_);
+    : start_step_(start_step), start_compute_(start_compute) {
+  SetBaseline(std::move(baseline));
   Clear();
 }
 
 void Meter::SetBaseline(Baseline baseline) {
   RequireBaseline(baseline);
   baseline_ = std::move(baseline);
+  inverse_baseline_.clear();
+  for (const float share : baseline_.profile) inverse_baseline_.push_back(1 / share);
 }
 
 void Meter::Clear() {
@@ -77,9 +69,10 @@ void Meter::Clear() {
   weight_.assign(heads, 0);
   metrics_.assign(heads * kMetrics, 0);
   profile_.assign(heads * kProfileBins, 0);
-  difference_.assign(heads, 0);
+  difference_.assign(heads * kProfileBins, 0);
 }
 
+ATTUNE_WIDEST_VECTORS
 void Meter::Add(const Observation& observation) {
   const std::size_t heads = weight_.size();
   if (observation.active.size() != heads) {
@@ -98,11 +91,13 @@ void Meter::Add(const Observation& observation) {
   const auto weight = static_cast<float>(w);
   Accumulate(metrics_, weight, observation.metrics);  // inactive heads report zeros
   Accumulate(profile_, weight, observation.profile);
+  // Bin by bin, and summed up at the end of the window: one straight pass over all numbers.
   for (std::size_t head = 0; head < heads; ++head) {
-    if (observation.active[head] == 0) continue;
-    weight_[head] += weight;
-    difference_[head] += weight * Difference(ProfileOf(observation.profile, head),
-                                             ProfileOf(baseline_.profile, head));
+    const float of_head = observation.active[head] == 0 ? 0 : weight;
+    weight_[head] += of_head;
+    for (std::size_t i = head * kProfileBins; i < (head + 1) * kProfileBins; ++i) {
+      difference_[i] += of_head * std::abs(observation.profile[i] * inverse_baseline_[i] - 1);
+    }
   }
 }
 
@@ -146,22 +141,24 @@ WindowReading Meter::Close() {
     double mass = 0;
     double first_moment = 0;
     double second_moment = 0;
+    double difference = 0;
     for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
       const double share = profile_[head * kProfileBins + bin];
       const double distance = (static_cast<double>(bin) + 0.5) / kProfileBins;
       mass += share;
       first_moment += share * distance;
       second_moment += share * distance * distance;
+      difference += difference_[head * kProfileBins + bin] / kProfileBins;
       reading.profile[head * kProfileBins + bin] = static_cast<float>(share / weight);
     }
     const double mean = first_moment / mass;
     reading.mean[head] = static_cast<float>(mean);
     reading.deviation[head] =
         static_cast<float>(std::sqrt(std::max(second_moment / mass - mean * mean, 0.0)));
-    reading.difference[head] = static_cast<float>(difference_[head] / weight);
+    reading.difference[head] = static_cast<float>(difference / weight);
     reading.divergence[head] =
         JensenShannon(ProfileOf(reading.profile, head), ProfileOf(baseline_.profile, head));
-    differences += difference_[head] / weight;
+    differences += difference / weight;
     ++active;
   }
   reading.imbalance = active > 0 ? differences / static_cast<double>(active) : 0;

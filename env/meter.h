@@ -65,7 +65,8 @@ class Meter {
   void Clear();
 
   Baseline baseline_;
-  std::uint64_t start_step_;  // last step of the window before
+  std::vector<float> inverse_baseline_;  // [heads × kProfileBins]
+  std::uint64_t start_step_;             // last step of the window before
   double start_compute_;
 
   // Of the observations since then; sums are weighted.
@@ -77,11 +78,9 @@ class Meter {
   std::vector<float> weight_;      // [heads]
   std::vector<float> metrics_;     // [heads × kMetrics]
   std::vector<float> profile_;     // [heads × kProfileBins]
-  std::vector<float> difference_;  // [heads]
+  std::vector<float> difference_;  // [heads × kProfileBins]
 };
 
-// Mean over the bins of |a − b| / b; both [kProfileBins], b above 0 in every bin.
-[[nodiscard]] float Difference(std::span<const float> a, std::span<const float> b);
 // JS(a, b) = ½ KL(a, m) + ½ KL(b, m), m = (a + b) / 2, natural logarithm; at most log 2.
 [[nodiscard]] float JensenShannon(std::span<const float> a, std::span<const float> b);
 

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "env/setting.h"
+#include "env/vectors.h"
 
 namespace attune {
 namespace {
@@ -56,7 +57,7 @@ const char* NameOfRange(Metric metric) {
 }
 
 // The bounds of several heads' metrics side by side: a stretch that vectors divide.
-constexpr std::size_t kStretch = 4 * kMetrics;
+constexpr std::size_t kStretch = 16 * kMetrics;
 struct Bounds {
   std::array<float, kStretch> least, most;
 };
@@ -71,6 +72,7 @@ constexpr Bounds kBounds = [] {
 
 // Whether no active head has a fault, found without a branch for every number. The zeros of
 // inactive heads are within all bounds.
+ATTUNE_WIDEST_VECTORS
 bool AreNumbersFaultless(const Observation& observation) {
   int fine = 1;
   const std::span<const float> metrics = observation.metrics;
@@ -84,9 +86,10 @@ bool AreNumbersFaultless(const Observation& observation) {
   for (const float share : observation.profile) fine &= kShare.Holds(share);
   for (std::size_t head = 0; head < observation.active.size(); ++head) {
     const float* const profile = observation.profile.data() + head * kProfileBins;
-    std::array<float, 4> sums{};
-    for (std::size_t bin = 0; bin < kProfileBins; ++bin) sums[bin % sums.size()] += profile[bin];
-    const float sum = sums[0] + sums[1] + sums[2] + sums[3];
+    std::array<float, kProfileBins / 2> halves;  // folded, so that the sums are those of vectors
+    for (std::size_t i = 0; i < 8; ++i) halves[i] = profile[i] + profile[i + 8];
+    for (std::size_t i = 0; i < 4; ++i) halves[i] += halves[i + 4];
+    const float sum = (halves[0] + halves[2]) + (halves[1] + halves[3]);
     fine &= (observation.active[head] == 0) | (std::abs(sum - 1) <= kSumTolerance);
   }
   return fine != 0;

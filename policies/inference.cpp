@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "env/vectors.h"
 #include "policies/layers.h"
 
 namespace attune {
@@ -81,9 +82,8 @@ void LogSoftmax(const float* logits, const std::array<std::uint8_t, N>& open, fl
 
 }  // namespace
 
-// For the widest vectors that the processor has.
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void AddAndSquash(
-    std::span<float> rows, std::span<const float> bias) {
+ATTUNE_WIDEST_VECTORS
+void AddAndSquash(std::span<float> rows, std::span<const float> bias) {
   for (std::size_t row = 0; row < rows.size(); row += bias.size()) {
     for (std::size_t i = 0; i < bias.size(); ++i) rows[row + i] = Tanh(rows[row + i] + bias[i]);
   }

@@ -66,7 +66,7 @@ choose by: created policy_version log_probability.
 parentheses. Times are 2026-11-01, 2026-11-01T12:00 (UTC) or ages such as -2h, -7d. Rows without a
 value (null) are chosen by is null alone.
 --group-by shows a row for each combination of its fields' values: count, mean(F), min(F), max(F),
-sum(F), p0(F) to p100(F).
+sum(F), p0(F) to p100(F); --sort then goes by what they show, as in --sort='-mean(reward)'.
 )",
      .flags = ListFlags("50"),
      .example = "trials --where 'reward > 0.01 and not ack = expired' --sort=-reward --limit 10"},

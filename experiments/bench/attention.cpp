@@ -91,7 +91,7 @@ std::function<double()> StepOf(Attention attention, const torch::Tensor& x) {
 }
 
 void TimeSlim() {
-  constexpr int kRounds = 7;
+  constexpr int kRounds = 21;
   const torch::Tensor x = Input(kBatch, kContext);
   std::vector<Figures> all;
   nlohmann::ordered_json more;

@@ -423,6 +423,22 @@ TEST_CASE("a trainer that a new daemon does not know introduces itself as it sta
   CHECK_FALSE(pair.probe.TakeError());
 }
 
+TEST_CASE("an action that waits is gone once the trainer says Hello anew: it counts as lost") {
+  Pair pair;
+  pair.Greet(3, 0.001);
+  pair.router->Send(ActionRequest{21, 100, Scaled(2)});
+  pair.router->Send(Error{ErrorCode::kOutOfOrder, "Hello first"});
+  const auto deadline = Clock::now() + kPatience;
+  bool hello = false;
+  for (std::uint64_t step = 2; !hello && Clock::now() < deadline; ++step) {
+    pair.probe.Observe(TestObservation(step));
+    const auto message = pair.router->Receive(std::chrono::milliseconds(2));
+    hello = message && std::holds_alternative<Hello>(*message);
+  }
+  REQUIRE(hello);
+  CHECK_FALSE(pair.probe.Poll(2));
+}
+
 TEST_CASE("a trainer finds a daemon that was started anew") {
   Pair pair;
   pair.Greet(3, 0.05);

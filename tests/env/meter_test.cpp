@@ -20,6 +20,18 @@ std::vector<float> OneHot(std::size_t bin) {
 
 const std::vector<float> kUniform(kProfileBins, 1.0F / kProfileBins);
 
+// What a window of one observation reads of a head with such a profile.
+float Difference(const std::vector<float>& profile, const std::vector<float>& baseline) {
+  Observation observation;
+  observation.step = 1;
+  observation.active = {1};
+  observation.metrics.assign(kMetrics, 0.0F);
+  observation.profile = profile;
+  Meter meter(Baseline{BaselineKind::kRecorded, baseline});
+  meter.Add(observation);
+  return meter.Close().difference.at(0);
+}
+
 TEST_CASE("a profile like its baseline has no difference and no divergence") {
   CHECK(Difference(kUniform, kUniform) == 0);
   CHECK(JensenShannon(kUniform, kUniform) == 0);

@@ -173,6 +173,20 @@ def test_an_action_waits_where_none_can_be_applied_now(pair):
     assert pair.receive_action().id == 7
 
 
+def test_an_action_that_waits_is_gone_once_the_trainer_says_hello_anew(pair):
+    """Several ranks let an action wait; hearing Hello, the daemon takes it for lost."""
+    pair.greet(heartbeat_seconds=0.001)
+    pair.router.send(ActionRequest(7, 100, scaled(2)))
+    pair.router.send(Error(ErrorCode.OUT_OF_ORDER, "Hello first"))
+
+    def said_hello():
+        assert pair.probe.poll(pair.step, take=False) is None
+        return isinstance(pair.router.receive(), Hello)
+
+    assert any(said_hello() for _ in range(1000))
+    assert pair.probe.poll(pair.step, take=True) is None
+
+
 def test_an_action_outside_the_bounds_is_refused_for_the_trainer(pair):
     pair.greet()
     pair.router.send(ActionRequest(7, 100, scaled(17)))
