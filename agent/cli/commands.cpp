@@ -133,10 +133,10 @@ there is quantile(x, q).
      .example = "compare 3 4"},
     {.name = "sweep",
      .run = Sweep,
-     .usage = "run | status | stop | resume | report …",
+     .usage = "run | status | stop | resume | report | join …",
      .summary = "many runs of a command, compared honestly",
      .unnamed = {{"verb", Kind::kText, "VERB", "what to do; attune sweep VERB --help says more",
-                  "run status stop resume report"}},
+                  "run status stop resume report join"}},
      .example = "sweep run sweep.toml"},
     {.name = "sweep run",
      .run = Sweep,
@@ -155,7 +155,7 @@ there is quantile(x, q).
 
 A run prints lines of JSON, such as {"step": 400, "compute_seconds": 31.5, "validation_loss": 1.83};
 the last one is its result. agent/sweep/README.md has every key: ranges, cases, limits, halving, bars.
-A sweep already begun is continued. Exit status: 0 all runs have a result, 1 some have not.
+A sweep already begun is continued. Exit status: 0 all runs asked for have a result, 1 some have not.
 )",
      .unnamed = {{"file", Kind::kText, "FILE", "the sweep, TOML"}},
      .flags = {{"dry-run", Kind::kSwitch, "", "only list the runs that it would have"},
@@ -194,6 +194,18 @@ A sweep already begun is continued. Exit status: 0 all runs have a result, 1 som
      .unnamed = {{"name", Kind::kText, "NAME", "of the sweep (default: the only one)"}},
      .flags = {{"check", Kind::kSwitch, "", "print every bar; exit status 0 only if all hold"}},
      .example = "sweep report sweep --check"},
+    {.name = "sweep join",
+     .run = Sweep,
+     .usage = "FILE [NAME]",
+     .summary = "take over what another machine has run of a sweep",
+     .about =
+         R"(FILE is the .json of attune sweep report there. Runs are paired by parameters and seed: those of a
+pair that has runs here already are left out, so that what is compared has run side by side. Divide
+a sweep by its seeds: attune sweep run FILE --seeds 0,1 here, --seeds 2,3 there.
+)",
+     .unnamed = {{"file", Kind::kText, "FILE", "the report, JSON"},
+                 {"name", Kind::kText, "NAME", "of the sweep (default: the only one)"}},
+     .example = "sweep join report.json heldout"},
     {.name = "import",
      .run = Import,
      .usage = "FILE…",

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "agent/cli/command.h"
+#include "agent/sweep/join.h"
 #include "agent/sweep/report.h"
 #include "agent/sweep/runner.h"
 #include "agent/sweep/task.h"
@@ -42,7 +43,7 @@ void WriteReports(const Folder& folder) {
     fs::create_directories(results.spec.results);
     stems.push_back(results.spec.results / results.spec.name);
   }
-  const std::string json_text = sweep::ReportJson(results, provenance).dump(1) + "\n";
+  const std::string json_text = sweep::ReportJsonText(results, provenance);
   const std::string markdown = sweep::ReportMarkdown(results, provenance);
   const std::string csv = sweep::ReportCsv(results);
   for (const fs::path& stem : stems) {
@@ -80,6 +81,10 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
   const auto results = sweep::Results::Read(folder);
   fmt::print("{}", sweep::ReportText(results, folder.Provenance()));
   fmt::print(stderr, "reports: {}.md, .json, .csv\n", (folder.Path() / "report").string());
+  if (progress.not_asked > 0) {
+    fmt::print(stderr, "{} of {} runs are not done, and were not asked for\n", progress.not_asked,
+               progress.runs);
+  }
   if (!progress.stopped.empty()) {
     fmt::print(
         stderr,
@@ -184,6 +189,30 @@ int Report(const std::vector<std::string>& words) {
   return kOk;
 }
 
+int Join(const std::vector<std::string>& words) {
+  const Arguments arguments = Parse("sweep join", words);
+  if (!arguments.Has("file")) throw UsageError("join which report? give its .json");
+  const auto file = arguments.Get<std::string>("file");
+  std::ifstream stream(file);
+  const auto report = nlohmann::json::parse(stream, nullptr, false);
+  if (report.is_discarded()) {
+    throw UsageError(fmt::format("{} is no JSON; give the .json of attune sweep report", file));
+  }
+  const Folder folder = Find(arguments);
+  if (sweep::IsRunning(folder)) {
+    throw UsageError(fmt::format("sweep {} is running; join when it has stopped",
+                                 folder.Path().filename().string()));
+  }
+  const sweep::Joined joined = sweep::Join(folder, report);
+  fmt::print("{} runs joined", joined.runs);
+  if (joined.left_out > 0) {
+    fmt::print("; {} left out: others of their parameters and seed have run here", joined.left_out);
+  }
+  if (joined.unplanned > 0) fmt::print("; {} are none of this sweep's", joined.unplanned);
+  fmt::print("\n");
+  return joined.runs > 0 ? kOk : kNothing;
+}
+
 // For Slurm: attune sweep task FOLDER RUN.
 int Task(const std::vector<std::string>& words) {
   po::options_description flags;
@@ -212,7 +241,7 @@ int Task(const std::vector<std::string>& words) {
 
 int Sweep(const std::vector<std::string>& words) {
   if (words.empty()) {
-    throw UsageError("run, status, stop, resume or report? see attune sweep --help");
+    throw UsageError("run, status, stop, resume, report or join? see attune sweep --help");
   }
   const std::vector<std::string> rest(words.begin() + 1, words.end());
   try {
@@ -221,13 +250,15 @@ int Sweep(const std::vector<std::string>& words) {
     if (words[0] == "status") return Status(rest);
     if (words[0] == "stop") return Stop(rest);
     if (words[0] == "report") return Report(rest);
+    if (words[0] == "join") return Join(rest);
     if (words[0] == "task") return Task(rest);
   } catch (const sweep::SweepError& error) {
     fmt::print(stderr, "attune sweep: {}\n", error.what());
     return kUsage;
   }
-  const std::string nearest = Nearest(words[0], {"run", "status", "stop", "resume", "report"});
-  throw UsageError(fmt::format("there is no '{}'; {}use run, status, stop, resume or report",
+  const std::string nearest =
+      Nearest(words[0], {"run", "status", "stop", "resume", "report", "join"});
+  throw UsageError(fmt::format("there is no '{}'; {}use run, status, stop, resume, report or join",
                                words[0], nearest.empty() ? "" : "did you mean " + nearest + "? "));
 }
 

@@ -123,6 +123,12 @@ void SyncFolder(const fs::path& folder) {
 
 std::string_view Name(Ending ending) { return kEndings[static_cast<std::size_t>(ending)]; }
 
+Ending EndingFrom(std::string_view name) {
+  const auto ending = std::ranges::find(kEndings, name);
+  if (ending == kEndings.end()) throw SweepError(fmt::format("a run cannot end as '{}'", name));
+  return static_cast<Ending>(ending - kEndings.begin());
+}
+
 std::string ToLine(const Point& point) { return ToJson(point).dump() + "\n"; }
 
 void WriteWhole(const fs::path& file, std::string_view content, int mode) {
@@ -219,7 +225,27 @@ std::vector<Run> Folder::ReadRuns() const {
   return runs;
 }
 
-json Folder::Provenance() const { return ReadJson(path_ / "plan.json").at("provenance"); }
+json Folder::Provenance() const {
+  json provenance = ReadJson(path_ / "plan.json").at("provenance");
+  if (const fs::path file = path_ / "joined.json"; fs::exists(file)) {
+    provenance["joined"] = ReadJson(file);
+  }
+  return provenance;
+}
+
+void Folder::AddOrigins(const json& joined) const {
+  const fs::path file = path_ / "joined.json";
+  json all = fs::exists(file) ? ReadJson(file) : json::array();
+  for (const json& origin : joined) all.push_back(origin);
+  WriteWhole(file, all.dump(1) + "\n");
+}
+
+void Folder::WritePoints(std::uint64_t run, const std::vector<Point>& points) const {
+  std::string lines;
+  for (const Point& point : points) lines += ToLine(point);
+  fs::create_directories(Of(run));
+  WriteWhole(Of(run) / "points.jsonl", lines);
+}
 
 std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   const fs::path file = Of(run) / "outcome.json";
@@ -227,9 +253,7 @@ std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   const json object = ReadJson(file);
   RunOutcome outcome;
   outcome.id = run;
-  const auto ending = std::ranges::find(kEndings, object.at("ending").get<std::string>());
-  if (ending == kEndings.end()) throw SweepError(file.string() + " has an unknown ending");
-  outcome.ending = static_cast<Ending>(ending - kEndings.begin());
+  outcome.ending = EndingFrom(object.at("ending").get<std::string>());
   outcome.why = object.at("why");
   outcome.status = object.at("status");
   if (!object.at("last").is_null()) outcome.last = PointFrom(object.at("last"));

@@ -3,6 +3,7 @@
 //   FOLDER/sweep.toml            the file, as it was when the sweep began
 //          plan.json             its runs, and what is needed to repeat them
 //          environment.json      how trainers reach the daemon; private (0600)
+//          joined.json           where runs are from that other machines have done; only then
 //          attuned/              state of the sweep's daemon, with the history of its trials
 //          attuned-VARIANT/      of a variant's own
 //          runs/N/lock           held by the task of run N for as long as it lives
@@ -56,6 +57,8 @@ enum class Ending {
   kMemory,    // of memory
 };
 [[nodiscard]] std::string_view Name(Ending ending);
+// Throws SweepError for a name that is none.
+[[nodiscard]] Ending EndingFrom(std::string_view name);
 
 // What a run reported on its way.
 struct Point {
@@ -99,7 +102,8 @@ class Folder {
   [[nodiscard]] std::filesystem::path Of(std::uint64_t run) const;
   [[nodiscard]] Spec ReadSpec() const;
   [[nodiscard]] std::vector<Run> ReadRuns() const;
-  // Revision, machine, packages, as they were when the sweep began.
+  // Revision, machine, packages, as they were when the sweep began; under "joined" those of the
+  // runs that were joined (join.h), each with "runs", how many, and "provenance".
   [[nodiscard]] nlohmann::json Provenance() const;
   [[nodiscard]] std::optional<RunOutcome> ReadOutcome(std::uint64_t run) const;
   // Lines that were cut short by a kill are left out.
@@ -111,8 +115,10 @@ class Folder {
   [[nodiscard]] std::map<std::string, Variables> ReadEnvironment() const;
   void WriteEnvironment(const std::map<std::string, Variables>& variables) const;
 
-  // On disk, whole, before it returns. Throws std::system_error.
+  // On disk, whole, before they return. Throw std::system_error.
   void WriteOutcome(const RunOutcome& outcome) const;
+  void WritePoints(std::uint64_t run, const std::vector<Point>& points) const;
+  void AddOrigins(const nlohmann::json& joined) const;
 
  private:
   std::filesystem::path path_;

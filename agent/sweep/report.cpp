@@ -257,7 +257,7 @@ std::string Failures(const Results& results) {
   return text;
 }
 
-std::string Repeat(const json& provenance) {
+std::string Machine(const json& provenance) {
   std::string packages;
   for (const auto& [name, version] : provenance.at("packages").items()) {
     packages +=
@@ -272,6 +272,16 @@ std::string Repeat(const json& provenance) {
       provenance.at("system").get<std::string>(), provenance.at("processors").get<int>(),
       provenance.at("processor").get<std::string>(), provenance.at("memory").get<std::string>(),
       packages.empty() ? "no packages known" : packages);
+}
+
+std::string Repeat(const json& provenance) {
+  std::string text = Machine(provenance);
+  if (!provenance.contains("joined")) return text;
+  for (const json& origin : provenance.at("joined")) {
+    text += fmt::format("\nJoined: {} runs of {}", origin.at("runs").get<std::size_t>(),
+                        Machine(origin.at("provenance")));
+  }
+  return text;
 }
 
 std::string Render(const Results& results, const json& provenance, bool markdown) {
@@ -388,11 +398,34 @@ json ReportJson(const Results& results, const json& provenance) {
                   {"seconds", outcome.seconds},
                   {"cpu_seconds", outcome.cpu_seconds},
                   {"memory", outcome.memory},
-                  {"host", outcome.host}});
+                  {"host", outcome.host},
+                  {"status", outcome.status},
+                  {"started", outcome.started},
+                  {"fields", outcome.last ? json(outcome.last->fields) : json::object()},
+                  {"points", json::array()}});
+      for (const Point& point : result.points) {
+        row["points"].push_back({point.step, point.compute, point.value});
+      }
     }
     report["runs"].push_back(std::move(row));
   }
   return report;
+}
+
+std::string ReportJsonText(const Results& results, const json& provenance) {
+  const json report = ReportJson(results, provenance);
+  std::string text = "{";
+  for (const auto& [key, value] : report.items()) {
+    text += fmt::format("{}\n \"{}\": ", text.size() == 1 ? "" : ",", key);
+    if (value.is_array() && !value.empty()) {
+      std::string rows;
+      for (const json& row : value) rows += (rows.empty() ? "[\n  " : ",\n  ") + row.dump();
+      text += rows + "\n ]";
+    } else {
+      text += value.dump();
+    }
+  }
+  return text + "\n}\n";
 }
 
 std::string ReportText(const Results& results, const json& provenance) {

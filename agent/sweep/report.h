@@ -8,8 +8,11 @@
 
 namespace attune::sweep {
 
-// For programs: everything below and the curves, with what is needed to repeat the sweep.
+// For programs: everything below and the curves, with what is needed to repeat the sweep and to
+// join it (join.h).
 [[nodiscard]] nlohmann::json ReportJson(const Results& results, const nlohmann::json& provenance);
+// The same as a file: bars, groups and runs one a line, so that versions of it can be compared.
+[[nodiscard]] std::string ReportJsonText(const Results& results, const nlohmann::json& provenance);
 // For a terminal, and for a repository.
 [[nodiscard]] std::string ReportText(const Results& results, const nlohmann::json& provenance);
 [[nodiscard]] std::string ReportMarkdown(const Results& results, const nlohmann::json& provenance);

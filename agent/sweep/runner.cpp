@@ -249,10 +249,12 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   }
   Progress progress = Count(folder);
   progress.stopped = stopped;
-  if (stopped.empty() && progress.done < progress.runs) {
-    progress.stopped = options.policies.empty() && options.seeds.empty()
-                           ? "some had no outcome"
-                           : "only some policies or seeds were asked for";
+  for (const Run& run : runs) {
+    const bool asked = IsAmong(options.policies, run.policy) && IsAmong(options.seeds, run.seed);
+    if (!asked && !folder.ReadOutcome(run.id)) ++progress.not_asked;
+  }
+  if (stopped.empty() && progress.done + progress.not_asked < progress.runs) {
+    progress.stopped = "some had no outcome";
   }
   return progress;
 }

@@ -23,9 +23,11 @@ struct RunnerOptions {
 
 struct Progress {
   std::size_t runs = 0;
-  std::size_t done = 0;    // have an outcome
-  std::size_t failed = 0;  // of these, without a result
-  std::string stopped;     // why it ended before all were done; empty where they are
+  std::size_t done = 0;       // have an outcome
+  std::size_t failed = 0;     // of these, without a result
+  std::size_t not_asked = 0;  // neither done nor of the policies and seeds asked for
+  std::string
+      stopped;  // why it ended before all that were asked for were done; empty where they are
 };
 [[nodiscard]] Progress Count(const Folder& folder);
 

@@ -72,8 +72,8 @@ TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
   const std::string file = work.File(
       "parts", kQuick, "[parameters]\na = [1, 2]\npolicy = ['untuned', 'wide']\n[variant.wide]\n");
   const Ended first = work.Sweep({"run", file, "--policies", "wide"});
-  CHECK(first.status == 1);
-  CHECK_THAT(first.err, Contains("stopped with 2 of 4 runs to do: only some policies"));
+  CHECK(first.status == 0);
+  CHECK_THAT(first.err, Contains("2 of 4 runs are not done, and were not asked for"));
   CHECK(work.Begun() == std::vector<std::string>{"2", "4"});
   const Ended unknown = work.Sweep({"resume", "parts", "--policies", "untuned,wild"});
   CHECK(unknown.status == 2);
@@ -82,14 +82,51 @@ TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
   CHECK(work.Begun().size() == 4);
 }
 
+TEST_CASE("what two machines have done of a sweep becomes one by joining their reports") {
+  const std::string seeds =
+      "seeds = [3, 5]\n[parameters]\na = [1, 2]\npolicy = ['untuned', 'wide']\n[variant.wide]\n"
+      "[environment]\nSEED = '{seed}'\n";
+  const Workplace here;
+  const Workplace there;
+  const std::string file = here.File("parts", kQuick, seeds);
+  CHECK(here.Sweep({"run", file, "--seeds", "3"}).status == 0);
+  CHECK(there.Sweep({"run", there.File("parts", kQuick, seeds), "--seeds", "5"}).status == 0);
+
+  const std::string report = (there.FolderOf("parts").Path() / "report.json").string();
+  const Ended joined = here.Sweep({"join", report});
+  CHECK(joined.status == 0);
+  CHECK(joined.out == "4 runs joined\n");
+  for (const sweep::Run& run : here.FolderOf("parts").ReadRuns()) {
+    const auto outcome = here.FolderOf("parts").ReadOutcome(run.id);
+    REQUIRE(outcome);
+    CHECK(outcome->last->value == run.parameters.at("a"));
+    CHECK(here.FolderOf("parts").ReadPoints(run.id).size() == 1);
+  }
+  CHECK(here.Sweep({"resume", "parts"}).status == 0);
+  CHECK(here.Begun().size() == 4);  // nothing was run again
+  const Ended whole = here.Sweep({"report", "parts", "--format", "json"});
+  const json provenance = json::parse(whole.out).at("provenance");
+  CHECK(provenance.at("joined").at(0).at("runs") == 4);
+  CHECK(provenance.at("joined").at(0).at("provenance").contains("revision"));
+  CHECK_THAT(here.Sweep({"report", "parts"}).out, Contains("Joined: 4 runs of attune"));
+
+  const Ended again = here.Sweep({"join", report});
+  CHECK(again.status == 1);
+  CHECK_THAT(again.out, Contains("0 runs joined; 4 left out"));
+  std::ofstream(here.Path() / "other.json") << R"({"sweep": "parts", "metric": "validation_loss"})";
+  const Ended other = here.Sweep({"join", (here.Path() / "other.json").string()});
+  CHECK(other.status == 2);
+  CHECK_THAT(other.err, Contains("no report that can be joined"));
+}
+
 TEST_CASE("a sweep can be done seed by seed") {
   const Workplace work;
   const std::string file =
       work.File("parts", kQuick,
                 "seeds = [3, 5, 8]\n[parameters]\na = [1, 2]\n[environment]\nSEED = '{seed}'\n");
   const Ended first = work.Sweep({"run", file, "--seeds", "3,8"});
-  CHECK(first.status == 1);
-  CHECK_THAT(first.err, Contains("stopped with 2 of 6 runs to do: only some policies or seeds"));
+  CHECK(first.status == 0);
+  CHECK_THAT(first.err, Contains("2 of 6 runs are not done, and were not asked for"));
   CHECK(work.Begun() == std::vector<std::string>{"1", "3", "4", "6"});
   const Ended unknown = work.Sweep({"resume", "parts", "--seeds", "4"});
   CHECK(unknown.status == 2);
