@@ -53,8 +53,7 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
                         fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
                                     "deviations since the action of window {}",
                                     now.loss, expected, behind, change.window)};
-      taken_back_ = std::exchange(changes_, {});
-      HoldBehind(window);
+      TakeBack(window);
       return rollback;
     }
     if (!due) break;
@@ -113,6 +112,11 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
 
 void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before) {
   changes_.push_back({window, curve.size(), std::move(before)});
+}
+
+void Governor::TakeBack(std::uint32_t window) {
+  taken_back_ = std::exchange(changes_, {});
+  held_until_ = window + 1 + hold_;
 }
 
 void Governor::PassOver(std::uint32_t window) {

@@ -52,11 +52,10 @@ class Governor {
   }
   // The rollback did not come into force: what it was to take back is judged again.
   void Missed();
-  // Nothing changes for the windows of the knob `hold` behind `window`, in which an action was
-  // taken back.
-  void HoldBehind(std::uint32_t window) { held_until_ = window + 1 + hold_; }
-  // What was due at the end of `window` or before has been judged, by a daemon before this one.
+  // Window by window what Rule did in a daemon before this one: what was due at the end of `window`
+  // has been judged and is not any more; or was taken back, with all behind it.
   void PassOver(std::uint32_t window);
+  void TakeBack(std::uint32_t window);
 
  private:
   struct Change {

@@ -17,7 +17,8 @@
 namespace attune {
 namespace {
 
-// Trials of rules that a lesson looks back on, and jobs among which it looks for finished ones.
+// Trials of finished jobs that a lesson looks through for those of rules, and jobs among which it
+// looks for finished ones.
 constexpr std::size_t kReplay = 4096;
 constexpr std::size_t kJobs = 1000;
 // The rewards of a job sum to what it gained, so they are not discounted (design §6).
@@ -132,14 +133,16 @@ class NetworkLearner : public Learner {
   void Lesson() {
     std::vector<Sample> rules;
     std::vector<Sample> own;
-    std::uint64_t fresh = 0;  // trials that became samples for the first time
+    std::uint64_t fresh = 0;   // trials that became samples for the first time
+    std::size_t replayed = 0;  // trials looked at
     const bool begins = network_->Trials() < least_trials_;
     for (const std::uint64_t job : FinishedJobs()) {
       const bool is_new = learned_.insert(job).second;
-      const bool is_replayed = begins && rules.size() < kReplay;
+      const bool is_replayed = begins && replayed < kReplay;
       if (!is_new && !is_replayed) continue;
       const std::vector<Trial> trials = store_.JobTrials(job);
       const std::size_t known = rules.size() + own.size();
+      replayed += trials.size();
       if (is_replayed) Collect(trials, "kmeans", rules);
       if (is_new) Collect(trials, "network", own);
       if (is_new) fresh += rules.size() + own.size() - known;
@@ -164,6 +167,10 @@ class NetworkLearner : public Learner {
   // One job's windows in order become samples where `decider` decided.
   void Collect(const std::vector<Trial>& trials, std::string_view decider,
                std::vector<Sample>& collected) const {
+    const auto teaches = [decider](const Trial& trial) {
+      return trial.decider == decider && InForce(trial);
+    };
+    if (std::ranges::none_of(trials, teaches)) return;
     std::vector<Sample> samples;
     std::vector<double> rewards;
     std::vector<double> values;
@@ -175,7 +182,7 @@ class NetworkLearner : public Learner {
     values.push_back(0);
     const auto advantages = Advantages(rewards, values, kDiscount, kLambda);
     for (std::size_t i = 0; i < trials.size(); ++i) {
-      if (trials[i].decider != decider || !InForce(trials[i])) continue;
+      if (!teaches(trials[i])) continue;
       samples[i].advantage = std::clamp(advantages[i], -kMostNats, kMostNats);
       samples[i].target_value = std::clamp(advantages[i] + values[i], -kMostNats, kMostNats);
       collected.push_back(std::move(samples[i]));

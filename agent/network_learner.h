@@ -17,10 +17,10 @@ class Writer;
 // first lesson. Without the knob `learn` that is all.
 //
 // A lesson (after a job has ended), of finished jobs alone: a network that has not learned enough
-// to decide clones the newest 4,096 trials of rules, its warm start; then its own of jobs that are
-// new are learned from by PPO, once, advantages by GAE over each job's windows, whoever decided in
-// them. The checkpoint is replaced after every lesson. Throws StoreError if the store cannot be
-// read, NetworkError if the knob's file cannot.
+// to decide clones what rules did in the newest 4,096 trials, its warm start; then its own of jobs
+// that are new are learned from by PPO, once, advantages by GAE over each job's windows, whoever
+// decided in them. The checkpoint is replaced after every lesson. Throws StoreError if the store
+// cannot be read, NetworkError if the knob's file cannot.
 [[nodiscard]] std::unique_ptr<Learner> MakeNetworkLearner(const Options& options,
                                                           const Paths& paths, Writer& writer);
 

@@ -101,30 +101,38 @@ Emission Tracker::TakeUp(std::span<const Trial> trials, const Hello& hello) {
         applied ? "" : "lost on the way: the trainer fell silent and came back without it"};
     emission.records.emplace_back(AcknowledgementRecord{trial.id, trial.acknowledgement});
   }
-  Reconsider(settled);
+  Reconsider(settled, hello.setting);
   return emission;
 }
 
-// What the governor knew when the last of the trials was answered.
-void Tracker::Reconsider(std::span<const Trial> trials) {
-  std::optional<Setting> in_force;  // unknown before the first trial
+// What the governor knew when the last of the trials was answered, if that has led to what is in
+// force.
+void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force) {
+  std::optional<Setting> setting;  // unknown before the first trial
+  std::uint64_t answered = 0;      // the step at which the last action was
   for (const Trial& trial : trials) {
-    const AckStatus status = trial.acknowledgement.status;
-    if (trial.decider == "governor") governor_.HoldBehind(trial.window);
-    if (status == AckStatus::kApplied) {
-      // It came into force between two windows' ends.
-      const std::size_t points = ReadingsUpTo(trial.acknowledgement.step);
-      const std::size_t behind = points - std::min(points, ReadingsUpTo(trial.step));
-      if (trial.decider == "governor" || trial.decider == "hand") {
-        governor_.Forget();
-      } else if (in_force) {
-        governor_.Changed(trial.window + 1 + static_cast<std::uint32_t>(behind),
-                          std::span(curve_).first(points), *in_force);
-      }
+    const bool is_judged = trial.decider != "governor" && trial.decider != "hand";
+    if (trial.decider == "governor") {
+      governor_.TakeBack(trial.window);
+    } else if (trial.decider != "hand" && answered <= trial.step) {  // else it was not asked
+      governor_.PassOver(trial.window);
     }
-    if (status == AckStatus::kApplied || status == AckStatus::kNone) in_force = trial.setting;
+    const auto& [status, step, why] = trial.acknowledgement;
+    if (status != AckStatus::kNone) answered = std::max(answered, step);
+    if (status == AckStatus::kApplied && !is_judged) {
+      governor_.Forget();
+    } else if (status == AckStatus::kApplied && setting) {
+      // It came into force between two windows' ends.
+      const std::size_t points = ReadingsUpTo(step);
+      const std::size_t behind = points - std::min(points, ReadingsUpTo(trial.step));
+      governor_.Changed(trial.window + 1 + static_cast<std::uint32_t>(behind),
+                        std::span(curve_).first(points), *setting);
+    } else if (trial.decider == "governor") {
+      governor_.Missed();
+    }
+    if (status == AckStatus::kApplied || status == AckStatus::kNone) setting = trial.setting;
   }
-  if (window_ > 0) governor_.PassOver(window_ - 1);
+  if (setting != in_force) governor_.Forget();
 }
 
 Emission Tracker::Resume(const Hello& hello) {
@@ -151,8 +159,11 @@ Emission Tracker::Resume(const Hello& hello) {
     last_.reset();
     meter_ = Meter(meter_.Base(), hello.step, readings_.empty() ? 0 : readings_.back().end_compute);
   }
-  if (hello.setting != setting_) Withdraw("the trainer came back with another setting", emission);
-  setting_ = hello.setting;
+  if (hello.setting != setting_) {
+    Withdraw("the trainer came back with another setting", emission);
+    governor_.Forget();  // what led to the one before is not in force
+    setting_ = hello.setting;
+  }
   if (record_.outcome != Outcome::kRunning) {
     record_.outcome = Outcome::kRunning;
     record_.ended = 0;

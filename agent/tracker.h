@@ -78,7 +78,7 @@ class Tracker {
 
  private:
   void CloseWindow(std::uint32_t window, Emission& emission);
-  void Reconsider(std::span<const Trial> trials);
+  void Reconsider(std::span<const Trial> trials, const Setting& in_force);
   [[nodiscard]] std::size_t ReadingsUpTo(std::uint64_t step) const;
   [[nodiscard]] const WindowReading* Before() const;  // the last but one; null: there is none
   [[nodiscard]] Trial Look(std::uint32_t window) const;

@@ -285,8 +285,10 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   torch::Tensor merged = Merge(heads);
   if (slope && torch::GradMode::is_enabled() &&
       (merged.requires_grad() || projection.requires_grad())) {
-    // The smaller factor is the cheaper one; a gain is in the projection alone.
-    if (now.plain_gain && merged.requires_grad() && merged.numel() < projection.numel()) {
+    // The smaller factor is the cheaper one, one that is trained has a gradient anyway; a gain is
+    // in the projection alone.
+    if (now.plain_gain && merged.requires_grad() &&
+        (merged.numel() < projection.numel() || !projection.requires_grad())) {
       merged = MeasureImportance(merged, merged, now.count, slope);
     } else {
       projection = MeasureImportance(projection, ungained, now.count, slope);
@@ -299,6 +301,7 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
     measured_.reset();
     if (auto sample = Draw(now, queries, keys, heads, mask, *wish_)) {
       measured_ = Measured{*std::move(sample), std::move(slope), now.setting.active, seconds};
+      if (queries.is_cpu()) measured_->content = WorkOut(std::get<Sample>(measured_->content));
     }
     wish_.reset();
   } else if (again) {
@@ -348,10 +351,32 @@ std::optional<TunableAttentionImpl::Sample> TunableAttentionImpl::Draw(
     const torch::Tensor part = sample(mask.expand({batch, 1, length, key_count}));
     result.logits.add_(part.masked_fill(part <= kHiddenBelow, kMinusInfinity));
   }
-  result.weights = torch::softmax(result.logits, -1);
   const torch::Tensor gain = now.gain.view({now.count, -1}).narrow(1, 0, 1);  // [A, 1]
   result.norms = sample(heads).norm(2, -1) * gain;                            // [S, A, R]
   return result;
+}
+
+TunableAttentionImpl::Numbers TunableAttentionImpl::WorkOut(const Sample& sample) {
+  const auto size = [&](std::int64_t i) { return static_cast<std::size_t>(sample.logits.size(i)); };
+  std::vector<torch::Tensor> here;  // where the processor can read them
+  const auto read = [&here](const torch::Tensor& tensor) -> std::span<const float> {
+    here.push_back(tensor.to(torch::kCPU).contiguous());
+    return {here.back().data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+  };
+  const torch::NoGradGuard no_grad;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const SampledRows rows{size(0),
+                         size(1),
+                         size(2),
+                         size(3),
+                         read(sample.logits),
+                         read(torch::softmax(sample.logits, -1)),
+                         read(sample.norms)};
+  Numbers numbers;
+  numbers.metrics.assign(size(1) * kMetrics, 0.0F);
+  numbers.profile.assign(size(1) * kProfileBins, 0.0F);
+  if (Measure(rows, numbers.metrics, numbers.profile) == 0) return {};
+  return numbers;
 }
 
 Site TunableAttentionImpl::Describe(std::string name) const {
@@ -388,22 +413,14 @@ void TunableAttentionImpl::MeasureNext(std::int64_t rows, std::int64_t sequences
 
 std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   wish_.reset();
-  const std::optional<Measured> measured = std::exchange(measured_, std::nullopt);
+  std::optional<Measured> measured = std::exchange(measured_, std::nullopt);
   if (!measured) return std::nullopt;
-  const Sample& sample = measured->sample;
-  const auto size = [&](std::int64_t i) { return static_cast<std::size_t>(sample.logits.size(i)); };
-  const std::size_t count = size(1);
-  std::vector<torch::Tensor> here;  // where the processor can read them
-  const auto read = [&here](const torch::Tensor& tensor) -> std::span<const float> {
-    here.push_back(tensor.to(torch::kCPU).contiguous());
-    return {here.back().data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-  };
-  const SampledRows rows{
-      size(0),           count, size(2), size(3), read(sample.logits), read(sample.weights),
-      read(sample.norms)};
-  std::vector<float> metrics(count * kMetrics, 0.0F);
-  std::vector<float> profile(count * kProfileBins, 0.0F);
-  if (Measure(rows, metrics, profile) == 0) return std::nullopt;
+  if (const auto* sample = std::get_if<Sample>(&measured->content)) {
+    measured->content = WorkOut(*sample);
+  }
+  auto& [metrics, profile] = std::get<Numbers>(measured->content);
+  if (metrics.empty()) return std::nullopt;
+  const std::size_t count = metrics.size() / kMetrics;
   const torch::Tensor& slope = *measured->slope;
   const std::vector<float> importance =
       slope.defined() ? Floats(slope.abs()) : std::vector<float>(count, 0.0F);

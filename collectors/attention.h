@@ -11,6 +11,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "env/observation.h"
@@ -106,9 +107,10 @@ class TunableAttentionImpl : public torch::nn::Module {
   // generator of this module's own. Mask entries of −10,000 and below hide a key. The passes behind
   // it, of further micro-batches, add to the importance and to the seconds.
   void MeasureNext(std::int64_t rows, std::int64_t sequences);
-  // What was measured, after the last backward() (importance comes from the gradient of the output
-  // projection; 0 without a backward pass); nothing if no forward ran since MeasureNext or no query
-  // saw two keys. Clears it, and the wish to measure.
+  // What was measured, after the last backward() (importance comes from the gradient of the last
+  // product, the heads' outputs by the output projection; 0 where backward() has not passed there);
+  // nothing if no forward ran since MeasureNext or no query saw two keys. Clears it, and the wish
+  // to measure.
   [[nodiscard]] std::optional<SiteMeasurement> TakeMeasurement();
 
   // A plain module with the same outputs (to 1e-5): scales folded into the query projection, gains
@@ -142,12 +144,18 @@ class TunableAttentionImpl : public torch::nn::Module {
   };
   // Of a measured pass; where its input is.
   struct Sample {
-    torch::Tensor logits;   // [sequences, count, rows, keys], −∞ where a row may not look
-    torch::Tensor weights;  // their softmax
-    torch::Tensor norms;    // [sequences, count, rows] of the outputs after the gain
+    torch::Tensor logits;  // [sequences, count, rows, keys], −∞ where a row may not look
+    torch::Tensor norms;   // [sequences, count, rows] of the outputs after the gain
+  };
+  // What Measure makes of it; empty where no row counted.
+  struct Numbers {
+    std::vector<float> metrics;  // [count × kMetrics], without the importance
+    std::vector<float> profile;  // [count × kProfileBins]
   };
   struct Measured {
-    Sample sample;
+    // Worked out at once on the processor; else when it is taken, so that no pass waits for a
+    // device.
+    std::variant<Sample, Numbers> content;
     std::shared_ptr<torch::Tensor> slope;  // [count], ∂loss/∂gain, once backward() has been there
     std::vector<std::uint8_t> active;
     double forward_seconds = 0;
@@ -158,6 +166,7 @@ class TunableAttentionImpl : public torch::nn::Module {
   // of the heads.
   torch::Tensor Part(const Prepared& now, const torch::Tensor& tensor,
                      std::int64_t dimension) const;
+  static Numbers WorkOut(const Sample& sample);
   std::optional<Sample> Draw(const Prepared& now, const torch::Tensor& queries,
                              const torch::Tensor& keys, const torch::Tensor& heads,
                              const torch::Tensor& mask, const Wish& wish);

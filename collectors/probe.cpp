@@ -435,8 +435,9 @@ std::optional<ActionRequest> Probe::Poll(std::uint64_t step) {
   line_->hello.step = step;
   line_->Listen();
   if (line_->closed) return std::nullopt;
+  line_->Speak(Clock::now());  // where that is a Hello, no action from before it is returned
   std::optional<ActionRequest> action = line_->NextAction();
-  line_->Speak(Clock::now());
+  if (!line_->replies.empty()) line_->Speak(Clock::now());
   return action;
 }
 

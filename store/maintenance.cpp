@@ -19,6 +19,8 @@ namespace fs = std::filesystem;
 using sqlite::Cursor;
 using sqlite::Database;
 
+// A file is written anew for what is free in it where that is at least one part in so many.
+constexpr std::uint64_t kWorthwhile = 10;
 constexpr int kFindingsOfAKind = 100;
 
 // Refuses what is not a store of this program's schema.
@@ -302,10 +304,11 @@ PruneReport Prune(const fs::path& store, const Retention& retention, bool only_a
     database.Execute("DELETE FROM jobs WHERE id = ?", job.id);
     report.jobs.push_back(std::move(job));
   }
-  // Room that is free already is given back where the file is too large with it.
+  // Room that is free already is given back where the file is too large with it, and enough of it.
+  const std::uint64_t free = report.bytes_before - size();
   const bool shrinks = !report.jobs.empty() ||
                        (retention.most_bytes && report.bytes_before > *retention.most_bytes &&
-                        size() < report.bytes_before);
+                        free >= report.bytes_before / kWorthwhile);
   report.bytes_after = shrinks ? size() : report.bytes_before;
   if (only_ask) {
     database.Rollback();
@@ -317,8 +320,8 @@ PruneReport Prune(const fs::path& store, const Retention& retention, bool only_a
     database.Script("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)");
   } catch (const StoreError& error) {
     throw StoreError(fmt::format(
-        "{} jobs are forgotten, but their space is not given back: {}; new trials will use it",
-        report.jobs.size(), error.what()));
+        "{} jobs are forgotten, but {} bytes are not given back: {}; new trials will use them",
+        report.jobs.size(), free, error.what()));
   }
   report.bytes_after = size();
   return report;

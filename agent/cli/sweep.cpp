@@ -82,8 +82,7 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
   fmt::print("{}", sweep::ReportText(results, folder.Provenance()));
   fmt::print(stderr, "reports: {}.md, .json, .csv\n", (folder.Path() / "report").string());
   if (progress.not_asked > 0) {
-    fmt::print(stderr, "{} of {} runs are not done, and were not asked for\n", progress.not_asked,
-               progress.runs);
+    fmt::print(stderr, "{} more runs are not done, and were not asked for\n", progress.not_asked);
   }
   if (!progress.stopped.empty()) {
     fmt::print(
@@ -207,6 +206,12 @@ int Join(const std::vector<std::string>& words) {
   fmt::print("{} runs joined", joined.runs);
   if (joined.left_out > 0) {
     fmt::print("; {} left out: others of their parameters and seed have run here", joined.left_out);
+  }
+  if (joined.incomplete > 0) {
+    fmt::print(
+        "; of {} of them others are not done there: join them later, or they are compared "
+        "with runs of this machine",
+        joined.incomplete);
   }
   if (joined.unplanned > 0) fmt::print("; {} are none of this sweep's", joined.unplanned);
   fmt::print("\n");

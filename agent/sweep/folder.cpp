@@ -236,7 +236,9 @@ json Folder::Provenance() const {
 void Folder::AddOrigins(const json& joined) const {
   const fs::path file = path_ / "joined.json";
   json all = fs::exists(file) ? ReadJson(file) : json::array();
-  for (const json& origin : joined) all.push_back(origin);
+  for (const json& origin : joined) {
+    if (std::ranges::find(all, origin) == all.end()) all.push_back(origin);
+  }
   WriteWhole(file, all.dump(1) + "\n");
 }
 

@@ -8,6 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "agent/sweep/report.h"
+#include "agent/sweep/task.h"
+
 namespace attune::sweep {
 namespace {
 
@@ -53,6 +56,7 @@ std::vector<Over> RunsOf(const json& report) {
 
 Joined Join(const Folder& folder, const json& report) {
   std::vector<Over> runs;
+  std::set<std::string> unfinished;  // pairs
   json origins = json::array();
   const Spec spec = folder.ReadSpec();
   try {
@@ -62,7 +66,20 @@ Joined Join(const Folder& folder, const json& report) {
                                    report.at("metric").get<std::string>(), spec.name, spec.metric));
     }
     runs = RunsOf(report);
-    origins.push_back({{"provenance", report.at("provenance")}});
+    for (const json& row : report.at("runs")) {
+      if (!row.at("ending").is_null()) continue;
+      Run run;
+      run.parameters = row.at("parameters");
+      run.seed = row.at("seed");
+      unfinished.insert(run.Pair());
+    }
+    json provenance = report.at("provenance");
+    static_cast<void>(DescribeOrigin(provenance));  // throws where a report could not show it
+    // What the report itself had joined comes from where it came from.
+    const json further = provenance.value("joined", json::array());
+    provenance.erase("joined");
+    origins.push_back({{"runs", 0}, {"provenance", std::move(provenance)}});
+    for (const json& origin : further) origins.push_back(origin);
   } catch (const json::exception& error) {
     throw SweepError(
         fmt::format("this is no report that can be joined; give the .json that attune sweep report "
@@ -71,11 +88,21 @@ Joined Join(const Folder& folder, const json& report) {
   }
 
   const auto key = [](const Run& run) { return fmt::format("{} {}", run.Group(), run.seed); };
+  const auto when = [](const RunOutcome& outcome) {
+    return fmt::format("{} {}", outcome.host, outcome.started);
+  };
+  std::set<std::string> theirs;
+  for (const Over& over : runs) theirs.insert(when(over.outcome));
   std::map<std::string, std::uint64_t> planned;
-  std::set<std::string> here;  // pairs
+  std::set<std::uint64_t> joined_before;
+  std::set<std::string> taken_pairs;
   for (const Run& run : folder.ReadRuns()) {
     planned[key(run)] = run.id;
-    if (folder.ReadOutcome(run.id)) here.insert(run.Pair());
+    const auto outcome = folder.ReadOutcome(run.id);
+    if (outcome && theirs.contains(when(*outcome))) joined_before.insert(run.id);
+    const bool of_others = outcome && !theirs.contains(when(*outcome));
+    // A task that a killed runner has left goes on.
+    if (of_others || IsHeld(folder.Of(run.id) / "lock")) taken_pairs.insert(run.Pair());
   }
   Joined joined;
   std::vector<Over> taken;
@@ -83,23 +110,17 @@ Joined Join(const Folder& folder, const json& report) {
     const auto place = planned.find(key(over.run));
     if (place == planned.end()) {
       ++joined.unplanned;
-    } else if (here.contains(over.run.Pair())) {
+    } else if (taken_pairs.contains(over.run.Pair())) {
       ++joined.left_out;
-    } else {
+    } else if (!joined_before.contains(place->second)) {
       over.outcome.id = place->second;
+      joined.incomplete += unfinished.contains(over.run.Pair()) ? 1 : 0;
       taken.push_back(std::move(over));
     }
   }
   joined.runs = taken.size();
   if (taken.empty()) return joined;
-
-  // What the report itself had joined comes from where it came from.
-  json& provenance = origins[0]["provenance"];
   origins[0]["runs"] = joined.runs;
-  if (provenance.contains("joined")) {
-    for (const json& further : provenance["joined"]) origins.push_back(further);
-    provenance.erase("joined");
-  }
   folder.AddOrigins(origins);
   for (const Over& over : taken) {
     folder.WritePoints(over.outcome.id, over.points);

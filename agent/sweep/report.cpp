@@ -257,29 +257,12 @@ std::string Failures(const Results& results) {
   return text;
 }
 
-std::string Machine(const json& provenance) {
-  std::string packages;
-  for (const auto& [name, version] : provenance.at("packages").items()) {
-    packages +=
-        fmt::format("{}{} {}", packages.empty() ? "" : ", ", name, version.get<std::string>());
-  }
-  const json& revision = provenance.at("revision");
-  return fmt::format(
-      "attune {}, revision {}{}; {}; {} processors ({}), {}; {}",
-      provenance.at("attune").get<std::string>(),
-      revision.is_null() ? "unknown" : revision.get<std::string>().substr(0, 12),
-      provenance.at("modified").get<bool>() ? ", modified" : "",
-      provenance.at("system").get<std::string>(), provenance.at("processors").get<int>(),
-      provenance.at("processor").get<std::string>(), provenance.at("memory").get<std::string>(),
-      packages.empty() ? "no packages known" : packages);
-}
-
 std::string Repeat(const json& provenance) {
-  std::string text = Machine(provenance);
+  std::string text = DescribeOrigin(provenance);
   if (!provenance.contains("joined")) return text;
   for (const json& origin : provenance.at("joined")) {
     text += fmt::format("\nJoined: {} runs of {}", origin.at("runs").get<std::size_t>(),
-                        Machine(origin.at("provenance")));
+                        DescribeOrigin(origin.at("provenance")));
   }
   return text;
 }
@@ -325,6 +308,23 @@ std::string ForCsv(const json& value) {
 }
 
 }  // namespace
+
+std::string DescribeOrigin(const json& provenance) {
+  std::string packages;
+  for (const auto& [name, version] : provenance.at("packages").items()) {
+    packages +=
+        fmt::format("{}{} {}", packages.empty() ? "" : ", ", name, version.get<std::string>());
+  }
+  const json& revision = provenance.at("revision");
+  return fmt::format(
+      "attune {}, revision {}{}; {}; {} processors ({}), {}; {}",
+      provenance.at("attune").get<std::string>(),
+      revision.is_null() ? "unknown" : revision.get<std::string>().substr(0, 12),
+      provenance.at("modified").get<bool>() ? ", modified" : "",
+      provenance.at("system").get<std::string>(), provenance.at("processors").get<int>(),
+      provenance.at("processor").get<std::string>(), provenance.at("memory").get<std::string>(),
+      packages.empty() ? "no packages known" : packages);
+}
 
 std::string Describe(const BarResult& result) {
   const Bar& bar = result.bar;

@@ -19,6 +19,9 @@ namespace attune::sweep {
 // One line for each run: its parameters, how it ended, its result.
 [[nodiscard]] std::string ReportCsv(const Results& results);
 
+// Version, revision and machine in one line. Throws json::exception if the provenance lacks one.
+[[nodiscard]] std::string DescribeOrigin(const nlohmann::json& provenance);
+
 // One line for each bar, whether it holds and by how much.
 [[nodiscard]] std::string Describe(const BarResult& result);
 

@@ -148,11 +148,16 @@ double Spent(const Folder& folder, const std::vector<Run>& runs) {
 
 }  // namespace
 
-Progress Count(const Folder& folder) {
+Progress Count(const Folder& folder, const RunnerOptions& options) {
   Progress progress;
   for (const Run& run : folder.ReadRuns()) {
+    const auto outcome = folder.ReadOutcome(run.id);
+    if (!IsAmong(options.policies, run.policy) || !IsAmong(options.seeds, run.seed)) {
+      progress.not_asked += outcome ? 0 : 1;
+      continue;
+    }
     ++progress.runs;
-    if (const auto outcome = folder.ReadOutcome(run.id)) {
+    if (outcome) {
       ++progress.done;
       if (IsFailure(*outcome)) ++progress.failed;
     }
@@ -231,10 +236,17 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
         } else if (fs::space(folder.Path()).available < kLeastSpace) {
           stopped = fmt::format("there is no space left at {}: free some", folder.Path().string());
         } else {
-          executor->Begin(*missing.front());
-          board.Begin(*missing.front());
-          begun.insert(missing.front()->id);
+          const Run& run = *missing.front();
           missing.pop_front();
+          board.Begin(run);
+          // A task that an earlier runner has left may have done it meanwhile.
+          if (const auto outcome = folder.ReadOutcome(run.id)) {
+            spent += outcome->cpu_seconds;
+            board.End(run.id, outcome, "");
+          } else {
+            executor->Begin(run);
+            begun.insert(run.id);
+          }
         }
       }
       for (const Over& over : executor->Poll()) {
@@ -247,15 +259,9 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
       poll(nullptr, 0, static_cast<int>(kTurn.count()));
     }
   }
-  Progress progress = Count(folder);
+  Progress progress = Count(folder, options);
   progress.stopped = stopped;
-  for (const Run& run : runs) {
-    const bool asked = IsAmong(options.policies, run.policy) && IsAmong(options.seeds, run.seed);
-    if (!asked && !folder.ReadOutcome(run.id)) ++progress.not_asked;
-  }
-  if (stopped.empty() && progress.done + progress.not_asked < progress.runs) {
-    progress.stopped = "some had no outcome";
-  }
+  if (stopped.empty() && progress.done < progress.runs) progress.stopped = "some had no outcome";
   return progress;
 }
 

@@ -21,15 +21,15 @@ struct RunnerOptions {
   std::vector<std::uint64_t> seeds = {};   // only theirs; empty: all
 };
 
+// Of the runs of the policies and seeds that are asked for.
 struct Progress {
   std::size_t runs = 0;
   std::size_t done = 0;       // have an outcome
   std::size_t failed = 0;     // of these, without a result
-  std::size_t not_asked = 0;  // neither done nor of the policies and seeds asked for
-  std::string
-      stopped;  // why it ended before all that were asked for were done; empty where they are
+  std::size_t not_asked = 0;  // others that have no outcome
+  std::string stopped;        // why it ended before all were done; empty where they are
 };
-[[nodiscard]] Progress Count(const Folder& folder);
+[[nodiscard]] Progress Count(const Folder& folder, const RunnerOptions& options = {});
 
 // Returns when nothing is left to do, or when it was told to stop (INT, TERM), or when a limit of
 // the whole sweep is reached. Shows the progress on stderr. Throws SweepError where another runner

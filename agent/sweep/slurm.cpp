@@ -84,10 +84,11 @@ class SlurmExecutor : public Executor {
     const std::size_t most = spec_.limits.compute_seconds > 0
                                  ? std::min<std::size_t>(kMostTasks, spec_.limits.parallel)
                                  : kMostTasks;
-    return most - std::min(most, waiting_.size() + tasks_.size());
+    return most - std::min(most, begun_.size());
   }
 
   void Begin(const Run& run) override {
+    begun_.insert(run.id);
     if (!tasks_.contains(run.id)) waiting_.push_back(run.id);
   }
 
@@ -101,6 +102,11 @@ class SlurmExecutor : public Executor {
     for (auto task = tasks_.begin(); task != tasks_.end();) {
       if (queued->contains(task->second)) {
         ++task;
+        continue;
+      }
+      // What an earlier runner submitted and nobody has asked for yet is in the folder by then.
+      if (begun_.erase(task->first) == 0) {
+        task = tasks_.erase(task);
         continue;
       }
       const std::string state = State(task->second);
@@ -243,6 +249,7 @@ class SlurmExecutor : public Executor {
   const Spec& spec_;
   std::string program_;
   int arrays_ = 0;
+  std::set<std::uint64_t> begun_;               // runs that are not over
   std::vector<std::uint64_t> waiting_;          // to be submitted
   std::map<std::uint64_t, std::string> tasks_;  // by run: JOB_INDEX
   Clock::time_point looked_{};

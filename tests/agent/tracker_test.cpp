@@ -403,22 +403,21 @@ TEST_CASE("what was decided before a job fell silent is rewarded and answered wh
   CHECK(rewards == std::map<std::uint64_t, double>{{trials[last].id, 1.0}});
 }
 
-// A job of 35 steps that fell silent and is back, at a loss of 5 until then, and what is decided at
-// the end of its next window, when the loss is `loss`.
-Trial DecidedWhenBack(std::vector<Trial> trials, const Bench& before, double loss,
-                      const std::string& policy = "keep") {
+// A job of 35 steps that fell silent and is back with a setting, at a loss of 5 until then, and
+// what is decided at the end of its next window, when the loss is `loss`.
+Trial DecidedWhenBack(const std::vector<Trial>& trials, const Bench& before, const Setting& setting,
+                      double loss, const std::string& policy = "keep") {
   Options options = TenWindows();
   options.policy = policy;
   Chain chain(policy);
   Hello hello = test::SmallJob();
-  hello.setting = trials.back().setting;
+  hello.setting = setting;
   Tracker tracker(1, hello, options, 0, std::nullopt, before.Of<ObservationRecord>());
   static_cast<void>(tracker.TakeUp(trials, hello));
   std::uint64_t trial_id = trials.back().id;
   std::optional<Trial> decided;
   for (std::uint64_t step = 36; step <= 40; ++step) {
-    const Emission emission =
-        tracker.Take(test::HealthyStep(step, loss, hello.setting), chain, trial_id);
+    const Emission emission = tracker.Take(test::HealthyStep(step, loss, setting), chain, trial_id);
     for (const Record& record : emission.records) {
       if (const auto* trial = std::get_if<Trial>(&record)) decided = *trial;
     }
@@ -431,26 +430,48 @@ TEST_CASE("what the governor has begun it goes on with when a silent job is back
   Bench before;
   for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
   auto trials = before.Of<Trial>();
-  Trial& last = trials.back();
-  REQUIRE(last.step == 30);
+  const Setting neutral = Setting::Neutral(8);
+  Setting scaled = neutral;
+  scaled.scale[2] = 2.0F;
+  // An action of the trial `i`, in force since the step behind it.
+  const auto act = [&](std::size_t i) {
+    trials[i].decider = "network";
+    trials[i].acknowledgement = {AckStatus::kApplied, trials[i].step + 1, ""};
+    for (; i < trials.size(); ++i) trials[i].setting = scaled;
+  };
+  const std::size_t last = trials.size() - 1;
+  REQUIRE(trials[last].step == 30);
   SECTION("an action that does harm is taken back") {
-    last.decider = "network";
-    last.setting.scale[2] = 2.0F;
-    last.acknowledgement = {AckStatus::kApplied, 31, ""};
-    const Trial decided = DecidedWhenBack(trials, before, 50.0);
+    act(last);
+    const Trial decided = DecidedWhenBack(trials, before, scaled, 50.0);
     CHECK(decided.decider == "governor");
-    CHECK(decided.setting == Setting::Neutral(8));
+    CHECK(decided.setting == neutral);
   }
   SECTION("one that was judged before is not judged again") {
-    trials[1].decider = "network";
-    for (std::size_t i = 1; i < trials.size(); ++i) trials[i].setting.scale[2] = 2.0F;
-    trials[1].acknowledgement = {AckStatus::kApplied, 6, ""};
-    CHECK(DecidedWhenBack(trials, before, 50.0).decider == "keep");
+    act(1);
+    CHECK(DecidedWhenBack(trials, before, scaled, 50.0).decider == "keep");
+  }
+  SECTION("one that is no longer in force is not judged") {
+    act(last);
+    CHECK(DecidedWhenBack(trials, before, neutral, 50.0).decider == "keep");
   }
   SECTION("behind a rollback nothing changes") {
-    last.decider = "governor";
-    last.acknowledgement = {AckStatus::kApplied, 31, ""};
-    CHECK_THAT(DecidedWhenBack(trials, before, 5.0, "random").why, Contains("held until window"));
+    trials[last].decider = "governor";
+    trials[last].acknowledgement = {AckStatus::kApplied, 31, ""};
+    CHECK_THAT(DecidedWhenBack(trials, before, neutral, 5.0, "random").why,
+               Contains("held until window"));
+  }
+  SECTION("a rollback that was lost on the way is decided again") {
+    act(1);
+    trials[last].decider = "governor";
+    trials[last].setting = neutral;
+    trials[last].acknowledgement.status = AckStatus::kPending;
+    // The one before was not judged for the answer to an earlier action, which came behind it.
+    trials[last - 1].acknowledgement = {AckStatus::kNone, 0, ""};
+    trials[1].acknowledgement.step = trials[last - 1].step + 1;
+    const Trial decided = DecidedWhenBack(trials, before, scaled, 50.0);
+    CHECK(decided.decider == "governor");
+    CHECK(decided.setting == neutral);
   }
 }
 
@@ -463,7 +484,8 @@ TEST_CASE("a job that is back draws other random numbers than it has drawn") {
   for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
   for (std::uint64_t step = 2; step <= kFirstEnd; ++step) whole.Step(step, 5.0);
   const Trial first = whole.Of<Trial>().front();
-  const Trial again = DecidedWhenBack(before.Of<Trial>(), before, 5.0, "random");
+  const Trial again =
+      DecidedWhenBack(before.Of<Trial>(), before, Setting::Neutral(8), 5.0, "random");
   CHECK(again.decider == "random");
   CHECK(again.setting != first.setting);
 }

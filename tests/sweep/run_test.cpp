@@ -73,7 +73,7 @@ TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
       "parts", kQuick, "[parameters]\na = [1, 2]\npolicy = ['untuned', 'wide']\n[variant.wide]\n");
   const Ended first = work.Sweep({"run", file, "--policies", "wide"});
   CHECK(first.status == 0);
-  CHECK_THAT(first.err, Contains("2 of 4 runs are not done, and were not asked for"));
+  CHECK_THAT(first.err, Contains("2 more runs are not done, and were not asked for"));
   CHECK(work.Begun() == std::vector<std::string>{"2", "4"});
   const Ended unknown = work.Sweep({"resume", "parts", "--policies", "untuned,wild"});
   CHECK(unknown.status == 2);
@@ -89,13 +89,16 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   const Workplace here;
   const Workplace there;
   const std::string file = here.File("parts", kQuick, seeds);
+  const std::string same = there.File("parts", kQuick, seeds);
   CHECK(here.Sweep({"run", file, "--seeds", "3"}).status == 0);
-  CHECK(there.Sweep({"run", there.File("parts", kQuick, seeds), "--seeds", "5"}).status == 0);
-
+  CHECK(there.Sweep({"run", same, "--seeds", "5", "--policies", "untuned"}).status == 0);
   const std::string report = (there.FolderOf("parts").Path() / "report.json").string();
+  CHECK_THAT(here.Sweep({"join", report}).out,
+             Contains("2 runs joined; of 2 of them others are not done there"));
+  CHECK(there.Sweep({"resume", "parts", "--seeds", "5"}).status == 0);
   const Ended joined = here.Sweep({"join", report});
   CHECK(joined.status == 0);
-  CHECK(joined.out == "4 runs joined\n");
+  CHECK(joined.out == "2 runs joined\n");
   for (const sweep::Run& run : here.FolderOf("parts").ReadRuns()) {
     const auto outcome = here.FolderOf("parts").ReadOutcome(run.id);
     REQUIRE(outcome);
@@ -106,13 +109,16 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   CHECK(here.Begun().size() == 4);  // nothing was run again
   const Ended whole = here.Sweep({"report", "parts", "--format", "json"});
   const json provenance = json::parse(whole.out).at("provenance");
-  CHECK(provenance.at("joined").at(0).at("runs") == 4);
+  CHECK(provenance.at("joined").at(0).at("runs") == 2);
   CHECK(provenance.at("joined").at(0).at("provenance").contains("revision"));
-  CHECK_THAT(here.Sweep({"report", "parts"}).out, Contains("Joined: 4 runs of attune"));
+  CHECK_THAT(here.Sweep({"report", "parts"}).out, Contains("Joined: 2 runs of attune"));
 
   const Ended again = here.Sweep({"join", report});
   CHECK(again.status == 1);
-  CHECK_THAT(again.out, Contains("0 runs joined; 4 left out"));
+  CHECK(again.out == "0 runs joined\n");
+  const Workplace third;
+  CHECK(third.Sweep({"run", third.File("parts", kQuick, seeds), "--policies", "wide"}).status == 0);
+  CHECK_THAT(third.Sweep({"join", report}).out, Contains("0 runs joined; 4 left out"));
   std::ofstream(here.Path() / "other.json") << R"({"sweep": "parts", "metric": "validation_loss"})";
   const Ended other = here.Sweep({"join", (here.Path() / "other.json").string()});
   CHECK(other.status == 2);
@@ -126,7 +132,7 @@ TEST_CASE("a sweep can be done seed by seed") {
                 "seeds = [3, 5, 8]\n[parameters]\na = [1, 2]\n[environment]\nSEED = '{seed}'\n");
   const Ended first = work.Sweep({"run", file, "--seeds", "3,8"});
   CHECK(first.status == 0);
-  CHECK_THAT(first.err, Contains("2 of 6 runs are not done, and were not asked for"));
+  CHECK_THAT(first.err, Contains("2 more runs are not done, and were not asked for"));
   CHECK(work.Begun() == std::vector<std::string>{"1", "3", "4", "6"});
   const Ended unknown = work.Sweep({"resume", "parts", "--seeds", "4"});
   CHECK(unknown.status == 2);

@@ -93,6 +93,9 @@ class Line:
         """Sends the observation, or drops and counts it."""
         self.step = observation.step
         self.compute_seconds = observation.compute_seconds
+        self._listen()  # what waits is no silence
+        if self.closed:
+            return
         self._speak(time.monotonic())
         # Behind an answer that could not be sent: the daemon must not see an action's effect first.
         said = self._introduced and not self._hello_old and not self._replies
@@ -118,8 +121,10 @@ class Line:
         self._listen()
         if self.closed:
             return None
+        self._speak(time.monotonic())  # where that is a Hello, no action from before it is returned
         action = self._next_action() if take else None
-        self._speak(time.monotonic())
+        if self._replies:
+            self._speak(time.monotonic())
         return action
 
     def resettle(self, setting: Setting) -> None:
