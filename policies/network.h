@@ -54,11 +54,11 @@ struct Sample {
   std::vector<std::uint8_t> active_before;  // [heads]
   std::vector<std::uint8_t> active_after;   // [heads]
   double weight = 1;                        // how much it counts in cloning, at least 0
-  // Under the policy that acted; 0 where the most probable action was taken, not drawn: that teaches
-  // the value alone. Not used by cloning.
+  // Under the policy that acted; 0 where the most probable action was taken, not drawn: that
+  // teaches the value alone. Not used by cloning.
   float log_probability = 0;
-  double advantage = 0;                     // not used by cloning
-  double target_value = 0;                  // return from here on, nats
+  double advantage = 0;     // not used by cloning
+  double target_value = 0;  // return from here on, nats
 };
 
 struct UpdateReport {
