@@ -311,7 +311,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
                  hello.job.topology.Heads());
     last_job_ = std::max(last_job_, id);
     writer_.Post(fresh->tracker.Record());
-    writer_.Post(fresh->tracker.TakeUp(trials, hello).records);
+    writer_.Post(fresh->tracker.TakeUp(std::move(trials), hello).records);
     may_be_silent_ = std::min(may_be_silent_, SteadyClock::now() + Silence());
     job = jobs_.emplace(key, *std::move(fresh)).first;
   }

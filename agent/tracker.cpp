@@ -84,7 +84,7 @@ std::size_t Tracker::ReadingsUpTo(std::uint64_t step) const {
       readings_, [step](const WindowReading& reading) { return reading.last_step <= step; }));
 }
 
-Emission Tracker::TakeUp(std::span<const Trial> trials, const Hello& hello) {
+Emission Tracker::TakeUp(std::vector<Trial> trials, const Hello& hello) {
   Emission emission;
   if (trials.empty()) return emission;
   std::seed_seq seed{options_.seed, record_.spec.seed, static_cast<std::uint64_t>(trials.size())};
@@ -92,8 +92,7 @@ Emission Tracker::TakeUp(std::span<const Trial> trials, const Hello& hello) {
   trials_ = trials.size();
   last_trial_ = trials.back().id;
   last_trial_readings_ = ReadingsUpTo(trials.back().step);
-  std::vector<Trial> settled(trials.begin(), trials.end());
-  for (Trial& trial : settled) {
+  for (Trial& trial : trials) {
     if (trial.acknowledgement.status != AckStatus::kPending) continue;
     const bool applied = hello.action == trial.id;
     trial.acknowledgement = {
@@ -101,7 +100,7 @@ Emission Tracker::TakeUp(std::span<const Trial> trials, const Hello& hello) {
         applied ? "" : "lost on the way: the trainer fell silent and came back without it"};
     emission.records.emplace_back(AcknowledgementRecord{trial.id, trial.acknowledgement});
   }
-  Reconsider(settled, hello.setting);
+  Reconsider(trials, hello.setting);
   return emission;
 }
 

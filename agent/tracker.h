@@ -46,7 +46,7 @@ class Tracker {
   // `trials` are the job's, oldest first. The newest still earns its reward; those that were not
   // answered are, by what the trainer says of itself; what the governor has begun it goes on with.
   // Random numbers are none that were drawn before.
-  [[nodiscard]] Emission TakeUp(std::span<const Trial> trials, const Hello& hello);
+  [[nodiscard]] Emission TakeUp(std::vector<Trial> trials, const Hello& hello);
 
   // Throws std::invalid_argument if the observation cannot be used (FindFault, or a step that does
   // not follow the last one): it is ignored then. `trial_id` is the last id given to a trial; a

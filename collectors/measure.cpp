@@ -13,6 +13,7 @@ namespace attune {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
 // In any order, as the processor's vectors have it.
 template <typename Term>
 float Sum(std::size_t first, std::size_t end, Term&& term) {

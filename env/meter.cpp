@@ -2,7 +2,6 @@
 #include "env/meter.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numbers>
 #include <stdexcept>

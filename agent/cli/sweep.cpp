@@ -181,9 +181,10 @@ int Report(const std::vector<std::string>& words) {
     fmt::print("{}", sweep::ReportText(results, provenance));
   } else if (arguments.format == Format::kCsv) {
     fmt::print("{}", sweep::ReportCsv(results));
+  } else if (arguments.format == Format::kJson) {
+    fmt::print("{}", sweep::ReportJsonText(results, provenance));
   } else {
-    const int indent = arguments.format == Format::kJson ? 1 : -1;  // -1: on one line
-    fmt::print("{}\n", sweep::ReportJson(results, provenance).dump(indent));
+    fmt::print("{}\n", sweep::ReportJson(results, provenance).dump());  // on one line
   }
   return kOk;
 }

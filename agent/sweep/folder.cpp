@@ -123,9 +123,9 @@ void SyncFolder(const fs::path& folder) {
 
 std::string_view Name(Ending ending) { return kEndings[static_cast<std::size_t>(ending)]; }
 
-Ending EndingFrom(std::string_view name) {
+std::optional<Ending> EndingFrom(std::string_view name) {
   const auto ending = std::ranges::find(kEndings, name);
-  if (ending == kEndings.end()) throw SweepError(fmt::format("a run cannot end as '{}'", name));
+  if (ending == kEndings.end()) return std::nullopt;
   return static_cast<Ending>(ending - kEndings.begin());
 }
 
@@ -255,7 +255,9 @@ std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   const json object = ReadJson(file);
   RunOutcome outcome;
   outcome.id = run;
-  outcome.ending = EndingFrom(object.at("ending").get<std::string>());
+  const auto ending = EndingFrom(object.at("ending").get<std::string>());
+  if (!ending) throw SweepError(file.string() + " has an unknown ending");
+  outcome.ending = *ending;
   outcome.why = object.at("why");
   outcome.status = object.at("status");
   if (!object.at("last").is_null()) outcome.last = PointFrom(object.at("last"));

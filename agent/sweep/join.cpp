@@ -16,24 +16,29 @@ namespace {
 
 using nlohmann::json;
 
-struct Over {
+struct Ended {
   Run run;
   RunOutcome outcome;
   std::vector<Point> points;
 };
 
 // The runs of a report that are over, but for halved ones.
-std::vector<Over> RunsOf(const json& report) {
-  std::vector<Over> runs;
+std::vector<Ended> RunsOf(const json& report) {
+  std::vector<Ended> runs;
   for (const json& row : report.at("runs")) {
     if (row.at("ending").is_null()) continue;
-    Over over;
-    over.run.parameters = row.at("parameters");
-    over.run.policy = row.at("policy");
-    over.run.seed = row.at("seed");
-    RunOutcome& outcome = over.outcome;
-    outcome.ending = EndingFrom(row.at("ending").get<std::string>());
-    if (outcome.ending == Ending::kHalved) continue;
+    Ended ended;
+    ended.run.parameters = row.at("parameters");
+    ended.run.policy = row.at("policy");
+    ended.run.seed = row.at("seed");
+    RunOutcome& outcome = ended.outcome;
+    const auto ending = EndingFrom(row.at("ending").get<std::string>());
+    if (!ending) {
+      throw SweepError(
+          fmt::format("the report's run {} has an unknown ending", row.at("run").dump()));
+    }
+    if (*ending == Ending::kHalved) continue;
+    outcome.ending = *ending;
     outcome.why = row.at("why");
     outcome.status = row.at("status");
     outcome.started = row.at("started");
@@ -45,9 +50,9 @@ std::vector<Over> RunsOf(const json& report) {
       outcome.last = Point{row.at("step"), row.at("compute"), row.at("value"), row.at("fields")};
     }
     for (const json& point : row.at("points")) {
-      over.points.push_back({point.at(0), point.at(1), point.at(2)});
+      ended.points.push_back({point.at(0), point.at(1), point.at(2)});
     }
-    runs.push_back(std::move(over));
+    runs.push_back(std::move(ended));
   }
   return runs;
 }
@@ -55,7 +60,7 @@ std::vector<Over> RunsOf(const json& report) {
 }  // namespace
 
 Joined Join(const Folder& folder, const json& report) {
-  std::vector<Over> runs;
+  std::vector<Ended> runs;
   std::set<std::string> unfinished;  // pairs
   json origins = json::array();
   const Spec spec = folder.ReadSpec();
@@ -92,7 +97,7 @@ Joined Join(const Folder& folder, const json& report) {
     return fmt::format("{} {}", outcome.host, outcome.started);
   };
   std::set<std::string> theirs;
-  for (const Over& over : runs) theirs.insert(when(over.outcome));
+  for (const Ended& ended : runs) theirs.insert(when(ended.outcome));
   std::map<std::string, std::uint64_t> planned;
   std::set<std::uint64_t> joined_before;
   std::set<std::string> taken_pairs;
@@ -105,26 +110,26 @@ Joined Join(const Folder& folder, const json& report) {
     if (of_others || IsHeld(folder.Of(run.id) / "lock")) taken_pairs.insert(run.Pair());
   }
   Joined joined;
-  std::vector<Over> taken;
-  for (Over& over : runs) {
-    const auto place = planned.find(key(over.run));
+  std::vector<Ended> taken;
+  for (Ended& ended : runs) {
+    const auto place = planned.find(key(ended.run));
     if (place == planned.end()) {
       ++joined.unplanned;
-    } else if (taken_pairs.contains(over.run.Pair())) {
+    } else if (taken_pairs.contains(ended.run.Pair())) {
       ++joined.left_out;
     } else if (!joined_before.contains(place->second)) {
-      over.outcome.id = place->second;
-      joined.incomplete += unfinished.contains(over.run.Pair()) ? 1 : 0;
-      taken.push_back(std::move(over));
+      ended.outcome.id = place->second;
+      joined.incomplete += unfinished.contains(ended.run.Pair()) ? 1 : 0;
+      taken.push_back(std::move(ended));
     }
   }
   joined.runs = taken.size();
   if (taken.empty()) return joined;
   origins[0]["runs"] = joined.runs;
   folder.AddOrigins(origins);
-  for (const Over& over : taken) {
-    folder.WritePoints(over.outcome.id, over.points);
-    folder.WriteOutcome(over.outcome);
+  for (const Ended& ended : taken) {
+    folder.WritePoints(ended.outcome.id, ended.points);
+    folder.WriteOutcome(ended.outcome);
   }
   return joined;
 }

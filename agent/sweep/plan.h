@@ -57,8 +57,8 @@ enum class Ending {
   kMemory,    // of memory
 };
 [[nodiscard]] std::string_view Name(Ending ending);
-// Throws SweepError for a name that is none.
-[[nodiscard]] Ending EndingFrom(std::string_view name);
+// Nothing for a name that is none.
+[[nodiscard]] std::optional<Ending> EndingFrom(std::string_view name);
 
 // What a run reported on its way.
 struct Point {
