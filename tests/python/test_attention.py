@@ -6,6 +6,9 @@ from dataclasses import replace
 import attune
 import pytest
 import torch
+from attune import measure
+from attune.attention import Shared
+from attune.tuned import device_of
 from attune.values import METRICS
 from models import OwnModel, apply, attached, encoder, train, varied
 from torch import nn
@@ -217,6 +220,34 @@ def test_importance_is_the_slope_of_the_loss_along_the_gain():
             losses.append(model(x).square().mean().item())
         slope = (losses[0] - losses[1]) / (2 * step)
         assert found[head].item() == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.parametrize("waiting", [0, 10_000, Shared.WAITING])
+def test_sites_are_worked_out_together_as_far_as_what_waits_stays_small(waiting, monkeypatch):
+    model, x = encoder(), batch()
+    handle = attached(model)
+    tunings = [place.tuning for place in handle._tuned.places]
+    for tuning in tunings:
+        tuning.measure_next(torch.full((18,), 0.5))
+    gradients(model, x)
+    alone = torch.cat([tuning.take_numbers() for tuning in tunings])
+
+    groups = []
+    monkeypatch.setattr(Shared, "WAITING", waiting)
+    numbers = measure.numbers
+    monkeypatch.setattr(measure, "numbers", lambda some: groups.append(len(some)) or numbers(some))
+    handle._tuned.measure_next(torch.full((18,), 0.5))
+    gradients(model, x)
+    together = handle._tuned.take_numbers(1.0)
+    assert groups == ([1, 1] if waiting == 0 else [2])
+    torch.testing.assert_close(together, alone)
+
+
+def test_attention_without_weights_is_tuned_where_the_model_lies():
+    model = OwnModel()
+    assert device_of(model.attention, model) == torch.device("cpu")
+    model.query.to("meta")
+    assert device_of(model.attention, model) == torch.device("meta")
 
 
 def test_measuring_leaves_the_random_numbers_of_the_model_alone():

@@ -25,7 +25,7 @@ def whole(query, key, scaling, mask, causal):
 def numbers(query, key, output, rows, sequences, scaling, mask=None, causal=False):
     shape = (query.shape[0], query.shape[2], key.shape[2])
     view = measure.look(rows, sequences, *shape, mask, causal)
-    return measure.numbers(query, key, output, view, scaling)
+    return measure.numbers([measure.sample(query, key, output, view, scaling)])[0]
 
 
 def inputs(batch=2, heads=3, length=20, width=8, seed=0):
@@ -67,6 +67,18 @@ def test_sampled_rows_have_the_numbers_of_the_exact_attention_on_these_rows(caus
             profile[h, 16 * (len(seen) - 1 - rank) // len(seen)] += p[s, h, r, at] / 6
     torch.testing.assert_close(found[:, len(METRICS) : -1].double(), profile, atol=1e-5, rtol=0)
     assert found[:, -1].tolist() == [6.0] * 3
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sites_worked_out_together_have_the_numbers_that_each_has_alone(masked):
+    mask = torch.rand(2, 3, 20, 20, generator=torch.Generator().manual_seed(1)) > 0.4
+    rows, sequences = torch.tensor([3, 9, 19]), torch.tensor([0, 1])
+    view = measure.look(rows, sequences, 2, 20, 20, mask if masked else None, True)
+    samples = [measure.sample(*inputs(seed=site), view, 0.3) for site in range(4)]
+    together = measure.numbers(samples)
+    for sample, found in zip(samples, together, strict=True):
+        torch.testing.assert_close(found, measure.numbers([sample])[0])
+    assert not torch.equal(together[0], together[1])
 
 
 def test_uniform_attention_has_entropy_1_a_flat_profile_and_redundancy_1():

@@ -12,7 +12,7 @@ Not thread-safe: a model is tuned and run by one thread at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,41 @@ class Plan(NamedTuple):
     active: Tensor | None
     scale: Tensor | None
     gain: Tensor | None
+
+
+class Shared:
+    """What the sites of a job share in a measured step.
+
+    Samples of sites that see the same are worked out together: on a GPU many small kernels, one
+    site after the other, take longer than the attention itself. What waits is at most WAITING.
+
+    Attributes:
+        views: What rows see, by what it comes from, with the mask.
+    """
+
+    WAITING = 64 * 2**20  # bytes
+
+    def __init__(self) -> None:
+        self.views: dict[object, tuple[Tensor | None, measure.View]] = {}
+        self._waiting: dict[object, list[tuple[Tuning, measure.Sample, Tensor]]] = {}
+        self._size = 0
+
+    def add(self, tuning: Tuning, sample: measure.Sample, index: Tensor) -> None:
+        """A site's sample, of the heads with these indices; it gets its numbers by `keep`."""
+        alike = (id(sample.view), sample.query.shape, sample.key.shape)
+        self._waiting.setdefault(alike, []).append((tuning, sample, index))
+        self._size += sample.key.numel() * sample.key.element_size()
+        if self._size > self.WAITING:
+            self.work_out()
+
+    def work_out(self) -> None:
+        """Gives the sites the numbers of all that waits, in the order in which it came."""
+        for group in self._waiting.values():
+            found = measure.numbers([sample for _, sample, _ in group])
+            for (tuning, _, index), numbers in zip(group, found.unbind(0), strict=True):
+                tuning.keep(numbers, index)
+        self._waiting.clear()
+        self._size = 0
 
 
 class Tuning(nn.Module):
@@ -84,8 +119,7 @@ class Tuning(nn.Module):
         # Whether heads cannot be cut out: then the ones that are not active are computed, and their
         # outputs are 0.
         self.uncut = False
-        # What rows see in this measured step, shared by the sites of a job; None: not shared.
-        self.views: dict[object, tuple[Tensor | None, measure.View]] | None = None
+        self.shared = Shared()  # of a measured step
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
         self._plan = Plan(None, None, None)
@@ -228,13 +262,13 @@ class Tuning(nn.Module):
     def measure_next(
         self,
         draws: Tensor,
-        views: dict[object, tuple[Tensor | None, measure.View]] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Lets the forward passes in training mode measure themselves, until `take_numbers`.
 
         Args:
             draws: [ROWS + SEQUENCES] uniform numbers in [0, 1), which choose where.
-            views: Shared by sites that measure the same step with the same draws.
+            shared: By the sites that measure the same step with the same draws; None: by no other.
         """
         self.plan()
         with torch.no_grad():
@@ -242,27 +276,17 @@ class Tuning(nn.Module):
             self.measured.zero_()
         self.leaf.grad = None
         self.seconds = 0.0
-        self.views = views
+        self.shared = Shared() if shared is None else shared
         self.measuring = True
 
-    def take_numbers(self, loss_scale: float = 1.0) -> Tensor:
-        """Ends the measured step.
-
-        Args:
-            loss_scale: By which the loss was multiplied before its backward pass.
-
-        Returns:
-            [heads, COLUMNS] with the gradient of the gain (its sign too) as importance, after the
-            backward pass; the last column is 0 in rows that were not measured.
-        """
+    def measure_no_more(self) -> None:
+        """Ends the measured step, and lets go of what it left."""
         self.measuring = False
-        self.views = None
-        result = self.measured
-        if self.leaf.grad is not None:
-            result = result.clone()
-            result[:, measure.IMPORTANCE] = self.leaf.grad * result[:, -1].clamp(0, 1) / loss_scale
-            self.leaf.grad = None
-        return result
+        self.shared = Shared()
+
+    def take_numbers(self, loss_scale: float = 1.0) -> Tensor:
+        """Ends the measured step of this site; see `take_numbers`."""
+        return take_numbers([self], loss_scale)
 
     def record(
         self,
@@ -286,10 +310,17 @@ class Tuning(nn.Module):
             query, key, output = (part.index_select(1, self.index) for part in (query, key, output))
             mask = self.cut_mask(mask, self.index)
         view = self._view(mask, causal, batch, length, keys)
+        sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
+        if _compiling():
+            self.keep(measure.numbers([sample])[0], self.index)
+        else:
+            self.shared.add(self, sample, self.index)
+
+    def keep(self, found: Tensor, index: Tensor) -> None:
+        """Takes the numbers of the heads that a pass has computed, [heads computed, COLUMNS]."""
         with torch.no_grad():
-            found = measure.numbers(query.detach(), key.detach(), output.detach(), view, scaling)
             if self.skips or self.uncut:
-                self.measured.index_copy_(0, self.index, found)
+                self.measured.index_copy_(0, index, found)
             else:
                 self.measured.copy_(found)
 
@@ -299,19 +330,19 @@ class Tuning(nn.Module):
         """What the sampled rows see; the sites of a job that see the same share it."""
         # Rows that see 16 keys, or 2 where the input is shorter.
         first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
-        shared = None if _compiling() else self.views
-        if shared is not None:
+        views = None if _compiling() else self.shared.views
+        if views is not None:
             at = None if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
             what = (self.draws.device, at, causal, first, batch, length, keys)
-            if what in shared:
-                return shared[what][1]
+            if what in views:
+                return views[what][1]
         with torch.no_grad():
             rows = measure.stratified(self.draws[: measure.ROWS], first, length)
             sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
         view = measure.look(rows, sequences, batch, length, keys, mask, causal)
-        if shared is not None:
+        if views is not None:
             # With the mask, so that no other comes to lie at its place.
-            shared[what] = (mask, view)
+            views[what] = (mask, view)
         return view
 
     def attend(
@@ -379,6 +410,34 @@ class Tuning(nn.Module):
         shape = list(part.shape)
         shape[dim] = self.site.heads
         return part.new_zeros(shape).index_copy(dim, index, part)
+
+
+def take_numbers(tunings: Sequence[Tuning], loss_scale: float = 1.0) -> Tensor:
+    """Ends the measured step of these sites.
+
+    Args:
+        tunings: Of the sites, on any devices.
+        loss_scale: By which the loss was multiplied before its backward pass.
+
+    Returns:
+        [heads of all sites, COLUMNS], on the first site's device, with the gradient of the gain
+        (its sign too) as importance, after the backward pass; the last column is 0 in rows that
+        were not measured.
+    """
+    for tuning in tunings:
+        tuning.shared.work_out()
+        tuning.measure_no_more()
+    device = tunings[0].measured.device
+    result = torch.cat([tuning.measured.to(device) for tuning in tunings])
+    slopes = [
+        torch.zeros_like(tuning.leaf) if tuning.leaf.grad is None else tuning.leaf.grad
+        for tuning in tunings
+    ]
+    for tuning in tunings:
+        tuning.leaf.grad = None
+    slope = torch.cat([slope.to(device) for slope in slopes])
+    result[:, measure.IMPORTANCE] = slope * result[:, -1].clamp(0, 1) / loss_scale
+    return result
 
 
 def _to_floats(buffer: Tensor) -> Floats:

@@ -208,7 +208,7 @@ class Handle:
             return
         self._finished = True
         for place in self._tuned.places:
-            place.tuning.measuring = False
+            place.tuning.measure_no_more()
         seconds = self._compute_seconds + self._others_seconds
         self._probe.finish(outcome, self._step, seconds, validation_loss)
         self._pass_on_complaint()
@@ -289,7 +289,7 @@ class Handle:
     def _report_measured(self, loss_scale: float) -> bool:
         seconds = time.process_time() - (self._started or 0.0)
         action = self._probe.poll(self._step) if distributed.rank() == 0 else None
-        numbers = torch.cat([place.tuning.take_numbers(loss_scale) for place in self._tuned.places])
+        numbers = self._tuned.take_numbers(loss_scale)
         forward = sum(place.tuning.seconds for place in self._tuned.places)
         told = distributed.exchange(
             numbers,
@@ -343,9 +343,8 @@ class Handle:
 
     def _complete(self, numbers: Tensor) -> list[list[float]]:
         """The numbers by head; where a site did not measure, or not sanely, what it had before."""
-        importance = numbers[:, measure.IMPORTANCE].abs()
-        numbers = numbers.clone()
-        numbers[:, measure.IMPORTANCE] = importance
+        numbers = numbers.cpu().clone()
+        numbers[:, measure.IMPORTANCE] = numbers[:, measure.IMPORTANCE].abs()
         rows: list[list[float]] = numbers.tolist()
         sane: list[bool] = numbers.isfinite().all(1).tolist()
         first = 0

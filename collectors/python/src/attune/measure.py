@@ -8,6 +8,7 @@ are drawn here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -133,8 +134,24 @@ def look(
         )
 
 
-def numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: float) -> Tensor:
-    """The metrics and profile of every head on the sampled rows, in 32-bit floats.
+class Sample(NamedTuple):
+    """What a site's numbers are worked out from; S, A, R and K as in `View`.
+
+    Attributes:
+        query: [S, A, R, width], multiplied by the factor on the logits.
+        key: [S, A, K, width].
+        norms: [S, A, R] of the heads' outputs, after their gain.
+        view: What the rows see.
+    """
+
+    query: Tensor
+    key: Tensor
+    norms: Tensor
+    view: View
+
+
+def sample(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: float) -> Sample:
+    """The sampled rows of a pass, in 32-bit floats.
 
     Args:
         query: [batch, heads, queries, width], tuned, not yet multiplied by `scaling`.
@@ -142,22 +159,42 @@ def numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: flo
         output: [batch, heads, queries, width], the heads' outputs after their gain.
         view: What the rows see, of the same batch.
         scaling: Factor on the logits.
-
-    Returns:
-        [heads, COLUMNS]; the importance is 0 here, as only the backward pass tells it, and all is 0
-        where no row sees two keys.
     """
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        return _numbers(query, key, output, view, scaling)
 
-
-def _numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: float) -> Tensor:
-    def sample(x: Tensor) -> Tensor:
+    def rows(x: Tensor) -> Tensor:
         return x.index_select(0, view.sequences).index_select(2, view.rows).float()
 
-    # S sequences, A heads, R rows, K keys.
-    keys = key.index_select(0, view.sequences).float()
-    logits = torch.matmul(sample(query) * scaling, keys.transpose(-2, -1))
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        return Sample(
+            rows(query) * scaling,
+            key.index_select(0, view.sequences).float(),
+            rows(output).norm(dim=-1),
+            view,
+        )
+
+
+def numbers(samples: Sequence[Sample]) -> Tensor:
+    """The metrics and profile of every head on the sampled rows, in 32-bit floats.
+
+    Args:
+        samples: Of sites with one view and one shape: worked out together, as a GPU takes no longer
+            for many sites than for one.
+
+    Returns:
+        [sites, heads, COLUMNS]; the importance is 0 here, as only the backward pass tells it, and
+        all is 0 where no row sees two keys.
+    """
+    with torch.no_grad(), torch.autocast(samples[0].query.device.type, enabled=False):
+        query, key, norms = (
+            torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
+            for parts in zip(*((one.query, one.key, one.norms) for one in samples), strict=True)
+        )
+        return _numbers(query, key, norms, samples[0].view)
+
+
+def _numbers(query: Tensor, key: Tensor, norms: Tensor, view: View) -> Tensor:
+    # L sites, S sequences, A heads, R rows, K keys.
+    logits = torch.matmul(query, key.transpose(-2, -1))
     if view.bias is not None:
         logits = logits + view.bias
     logits = logits.masked_fill(view.hidden, _MINUS_INFINITY)
@@ -167,36 +204,37 @@ def _numbers(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: fl
         (
             -(p * log_p).sum(-1) / view.log_seen,  # H = log Σ exp(s) − E[s]
             p.amax(-1),
-            p.gather(3, view.first.expand(*p.shape[:3], 1)).squeeze(3),
-            sample(output).norm(dim=-1),
+            p.gather(4, view.first.expand(*p.shape[:4], 1)).squeeze(4),
+            norms,
         )
     )
-    entropy, top, first, norms = (
-        (by_row * view.weight).masked_fill(~view.counts, 0).sum((1, 3)).unbind(0)
+    entropy, top, first, sizes = (
+        (by_row * view.weight).masked_fill(~view.counts, 0).sum((2, 4)).unbind(0)
     )
 
-    # Cosines of the heads' weights, row by row: [S, R, A, A] → [A, A].
-    units = (p / p.norm(dim=-1, keepdim=True).clamp_min(1e-20)).transpose(1, 2)
-    shared = view.weight.expand(p.shape[:3]).transpose(1, 2).unsqueeze(-1)
-    cosines = (torch.matmul(units, units.transpose(-2, -1)) * shared).sum((0, 1))
-    cosines = cosines * (1 - torch.eye(cosines.shape[0], device=cosines.device))
+    # Cosines of the heads' weights, row by row: [L, S, R, A, A] → [L, A, A].
+    units = (p / p.norm(dim=-1, keepdim=True).clamp_min(1e-20)).transpose(2, 3)
+    shared = view.weight.expand(p.shape[1:4]).transpose(1, 2).unsqueeze(-1)
+    cosines = (torch.matmul(units, units.transpose(-2, -1)) * shared).sum((1, 2))
+    cosines = cosines * (1 - torch.eye(cosines.shape[-1], device=cosines.device))
 
-    profile = p.new_zeros((*p.shape[:3], PROFILE_BINS))
-    profile = profile.scatter_add_(3, view.bins.expand(p.shape), p)
+    profile = p.new_zeros((*p.shape[:4], PROFILE_BINS))
+    profile = profile.scatter_add_(4, view.bins.expand(p.shape), p)
+    counted = view.counted.expand(sizes.shape)
     metrics = [
         entropy.clamp(0, 1),
-        logits.amax((0, 2, 3)).masked_fill(view.counted.expand(norms.shape) == 0, 0),
+        logits.amax((1, 3, 4)).masked_fill(counted == 0, 0),
         top,
         first,
-        norms / norms.mean().clamp_min(torch.finfo(torch.float32).tiny),
-        torch.zeros_like(norms),
+        sizes / sizes.mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny),
+        torch.zeros_like(sizes),
         cosines.amax(-1).clamp(0, 1),
     ]
     return torch.cat(
         (
-            torch.stack(metrics, 1),
-            (profile * view.weight.unsqueeze(-1)).sum((0, 2)),
-            view.counted.expand(norms.shape).unsqueeze(1),
+            torch.stack(metrics, -1),
+            (profile * view.weight.unsqueeze(-1)).sum((1, 3)),
+            counted.unsqueeze(-1),
         ),
-        1,
+        -1,
     )

@@ -6,6 +6,7 @@ Used from the trainer's thread.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from attune.adapters import NAME, Adapter
-from attune.attention import Tuning
+from attune.attention import Shared, Tuning, take_numbers
 from attune.values import Setting, Site, floats, setting_fault
 
 # Where DistributedDataParallel looks for the buffers that it need not spread.
@@ -66,7 +67,7 @@ class TunedModel:
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            tuning = Tuning(replace(site, name=name or "attention"), _device_of(module))
+            tuning = Tuning(replace(site, name=name or "attention"), device_of(module, self.model))
             tuning.train(module.training)
             self.places.append(Place(name, adapter, module, tuning, lambda: None))
         self.attach()
@@ -121,9 +122,17 @@ class TunedModel:
 
     def measure_next(self, draws: torch.Tensor) -> None:
         """Lets the next step measure itself: all sites on the same rows, drawn fresh each time."""
-        views: dict[object, Any] = {}
+        shared = Shared()
+        there: dict[torch.device, torch.Tensor] = {}  # brought to each device once
         for place in self.places:
-            place.tuning.measure_next(draws, views)
+            device = place.tuning.draws.device
+            if device not in there:
+                there[device] = draws.to(device)
+            place.tuning.measure_next(there[device], shared)
+
+    def take_numbers(self, loss_scale: float) -> torch.Tensor:
+        """Ends the measured step; see `attention.take_numbers`."""
+        return take_numbers([place.tuning for place in self.places], loss_scale)
 
     def follow(self) -> bool:
         """Takes up what the buffers say where a checkpoint was loaded, or the model moved.
@@ -214,6 +223,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return inner  # type: ignore[no-any-return]
 
 
-def _device_of(module: nn.Module) -> torch.device | None:
-    tensor = next(module.parameters(), None)
-    return None if tensor is None else tensor.device
+def device_of(module: nn.Module, model: nn.Module) -> torch.device | None:
+    """Of the module's weights; of the model's where it has none, as `attune.Attention`."""
+    weights = itertools.chain(module.parameters(), model.parameters())
+    return next((weight.device for weight in weights), None)
