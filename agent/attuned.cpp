@@ -1,6 +1,7 @@
 // The daemon's program: options, log, signals.
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <signal.h>
 #include <spdlog/sinks/rotating_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -99,6 +100,14 @@ void UseOneBlasThread() {
   }
 }
 
+// Frames come in bursts. Memory that waited in a queue is kept for the next burst: handed back to
+// the system page by page and fetched again it cost 6 % of an observation.
+void KeepFreedMemory() {
+  constexpr int kBytes = 32 << 20;  // of each thread's heap; and below so much nothing is mapped
+  mallopt(M_TRIM_THRESHOLD, kBytes);
+  mallopt(M_MMAP_THRESHOLD, kBytes);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -131,6 +140,7 @@ int main(int argc, char** argv) {
       };
     }
     UseOneBlasThread();
+    KeepFreedMemory();
     SetUpLog(options, paths);
     attune::Daemon daemon(options, paths, learner, read_options);
     HandleSignals(daemon);

@@ -2,8 +2,10 @@
 #include "env/meter.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -33,17 +35,21 @@ void Accumulate(std::vector<float>& sums, float weight, std::span<const float> v
   for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += weight * values[i];
 }
 
-// Half of the Kullback–Leibler divergence of p to m; empty bins add nothing.
-double HalfDivergence(double p, double m) { return p > 0 ? 0.5 * p * std::log(p / m) : 0; }
+// Of the Kullback–Leibler divergence of p to m; empty bins add nothing.
+double Divergence(double p, double m) { return p * std::log(p > 0 ? p / m : 1.0); }
 
 }  // namespace
 
+ATTUNE_WIDEST_VECTORS
 float JensenShannon(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (std::size_t bin = 0; bin < a.size(); ++bin) {
-    const double middle = (double{a[bin]} + b[bin]) / 2;
-    sum += HalfDivergence(a[bin], middle) + HalfDivergence(b[bin], middle);
+  std::array<double, kProfileBins> parts;  // not summed up at once, so that logarithms are vectors'
+  for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
+    const double p = a[bin];
+    const double q = b[bin];
+    const double middle = (p + q) / 2;
+    parts[bin] = Divergence(p, middle) + Divergence(q, middle);
   }
+  const double sum = std::accumulate(parts.begin(), parts.end(), 0.0) / 2;
   return static_cast<float>(std::clamp(sum, 0.0, std::numbers::ln2));
 }
 

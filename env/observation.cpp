@@ -158,6 +158,9 @@ std::optional<std::string> FindFault(const Observation& observation, const Topol
     return "attention_share" + NumberFault(observation.attention_share, "a value in [0, 1]");
   }
   const bool faultless = AreNumbersFaultless(observation);
+  if (faultless && std::ranges::count(observation.active, 1) == std::ssize(observation.active)) {
+    return std::nullopt;
+  }
   std::size_t head = 0;
   for (const Site& site : topology.sites) {
     if (CountActive(std::span(observation.active).subspan(head, site.heads)) == 0) {

@@ -100,6 +100,9 @@ State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading
     const std::size_t begin = state.site_offsets[s];
     const std::size_t end = state.site_offsets[s + 1];
     const double mean_importance = MeanImportance(now, begin, end);
+    const double size = std::log2(site.heads) / 4;
+    const double context = std::log2(site.context) / 12;
+    const double width = std::log2(site.head_width) / 8;
     const auto active =
         static_cast<double>(CountActive(std::span(setting.active).subspan(begin, end - begin)));
     for (std::size_t head = begin; head < end; ++head) {
@@ -127,10 +130,10 @@ State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading
           setting.active[head] != 0 ? 1.0 : 0.0,
           std::log(setting.scale[head]) / std::log(16.0),
           active / static_cast<double>(site.heads),
-          std::log2(site.heads) / 4,
+          size,
           sites.size() > 1 ? static_cast<double>(s) / static_cast<double>(sites.size() - 1) : 0.0,
-          std::log2(site.context) / 12,
-          std::log2(site.head_width) / 8,
+          context,
+          width,
           site.kind == SiteKind::kCross ? 1.0 : 0.0};
       for (const double feature : own) state.tokens.push_back(Bounded(feature));
       for (const double feature : job) state.tokens.push_back(Bounded(feature));
