@@ -88,6 +88,8 @@ Database OpenStore(const std::filesystem::path& path, Store::Mode mode) {
   }
   // SQLite opens a file that it may not write for reading.
   if (database.ReadOnly()) database.Check(SQLITE_READONLY);
+  // A trial's arrays take some 35 kB for 144 heads, and each page of the log two calls of the system.
+  if (fresh) database.Script("PRAGMA page_size = 8192");
   std::string journal;
   {
     Cursor cursor = database.Select("PRAGMA journal_mode = WAL");
