@@ -83,7 +83,7 @@ std::function<double()> StepOf(Attention attention, const torch::Tensor& x) {
   auto adam = std::make_shared<torch::optim::AdamW>(attention->parameters());
   return [=]() mutable {
     return ProcessorSecondsOf([&] {
-      adam->zero_grad();
+      attention->zero_grad(/*set_to_none=*/true);  // as PyTorch does by itself since 2.0
       attention->forward(x).square().mean().backward();
       adam->step();
     });
