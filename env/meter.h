@@ -81,8 +81,8 @@ class Meter {
   std::vector<float> difference_;  // [heads × kProfileBins]
 };
 
-// JS(a, b) = ½ KL(a, m) + ½ KL(b, m), m = (a + b) / 2, natural logarithm; at most log 2. Of profiles
-// of kProfileBins shares.
+// JS(a, b) = ½ KL(a, m) + ½ KL(b, m), m = (a + b) / 2, natural logarithm; at most log 2. Of
+// profiles of kProfileBins shares.
 [[nodiscard]] float JensenShannon(std::span<const float> a, std::span<const float> b);
 
 }  // namespace attune
