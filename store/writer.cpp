@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::chrono::seconds kRetryInterval{1};
 constexpr std::size_t kLongLog = 1000;          // pages; SQLite's own threshold
-constexpr std::size_t kLongestLog = 32 * 1000;  // that commits wait for
+constexpr std::size_t kLongestLog = 16 * 1000;  // that commits wait for
 
 struct PutInto {
   Store& store;

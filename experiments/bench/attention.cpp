@@ -160,7 +160,7 @@ Cost CostOf(torch::nn::Module& model, const std::function<torch::Tensor()>& loss
   Share(model, bare);
   torch::optim::AdamW adam(model.parameters());
   AttachOptions options;
-  options.budget = {BudgetKind::kSteps, 1e6};
+  options.budget = {BudgetKind::kSteps, 1e4};  // a longer one is measured more seldom
   options.endpoint = endpoint;
   Handle handle = Attach(model, options);
   const auto train = [&adam](const auto& loss_of) {
