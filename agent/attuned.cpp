@@ -103,7 +103,8 @@ void UseOneBlasThread() {
 // Frames come in bursts. Memory that waited in a queue is kept for the next burst: handed back to
 // the system page by page and fetched again it cost 6 % of an observation.
 void KeepFreedMemory() {
-  constexpr int kBytes = 32 << 20;  // of each thread's heap; and below so much nothing is mapped
+  // Of each thread's heap; and what is smaller is no mapping of its own. glibc takes no more.
+  constexpr int kBytes = 32 << 20;
   mallopt(M_TRIM_THRESHOLD, kBytes);
   mallopt(M_MMAP_THRESHOLD, kBytes);
 }

@@ -102,8 +102,6 @@ class Daemon::Loop {
   template <typename Report>
   void TakeReport(const std::string& peer, const Report& report);
 
-  // Steps between the measured ones of a job.
-  [[nodiscard]] std::uint32_t MeasureEvery(const Budget& budget) const;
   void Store(Live& live, Emission emission);
   void SendDue();
   void CloseOverdue();
@@ -323,16 +321,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   live.peer = peer;
   live.heard = SteadyClock::now();
   key_of_peer_[peer] = key;
-  Send(peer, Welcome{live.tracker.Id(), MeasureEvery(hello.job.budget), options_.heartbeat});
-}
-
-std::uint32_t Daemon::Loop::MeasureEvery(const Budget& budget) const {
-  constexpr double kEnough = 64;  // measured steps of a window: more cost and tell hardly more
-  constexpr double kMost = 1e6;
-  const double window =
-      budget.kind == BudgetKind::kSteps ? budget.amount / static_cast<double>(options_.windows) : 0;
-  return static_cast<std::uint32_t>(
-      std::clamp(window / kEnough, static_cast<double>(options_.measure_every), kMost));
+  Send(peer, Welcome{live.tracker.Id(), live.tracker.MeasureEvery(), options_.heartbeat});
 }
 
 template <typename Report>

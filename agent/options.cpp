@@ -104,8 +104,7 @@ const std::vector<Knob>& Table() {
        1e6,
        {},
        "between two measured steps of a trainer; more where a window of a budget in steps would "
-       "have "
-       "over 64 measured ones"},
+       "have over 64 measured ones"},
       {"heartbeat",
        &Options::heartbeat,
        "seconds",

@@ -338,6 +338,16 @@ ActionMask Tracker::OpenChoices() const {
   return mask;
 }
 
+std::uint32_t Tracker::MeasureEvery() const {
+  constexpr double kEnough = 64;  // measured steps of a window
+  constexpr double kMost = 1e6;
+  const Budget& budget = record_.spec.budget;
+  const double window =
+      budget.kind == BudgetKind::kSteps ? budget.amount / static_cast<double>(options_.windows) : 0;
+  return static_cast<std::uint32_t>(
+      std::clamp(std::ceil(window / kEnough), static_cast<double>(options_.measure_every), kMost));
+}
+
 void Tracker::Issue(Trial trial, Emission& emission) {
   last_trial_ = trial.id;
   last_trial_readings_ = readings_.size();
@@ -353,8 +363,7 @@ void Tracker::Issue(Trial trial, Emission& emission) {
         readings_.empty() ? 1 : readings_.back().last_step - readings_.back().first_step + 1;
     const std::uint64_t now = last_ ? last_->step : record_.steps;
     emission.action = ActionRequest{
-        trial.id, now + std::max<std::uint64_t>(window_steps, 2 * options_.measure_every),
-        trial.setting};
+        trial.id, now + std::max<std::uint64_t>(window_steps, 2 * MeasureEvery()), trial.setting};
     pending_ = trial;
   }
   emission.records.emplace_back(std::move(trial));

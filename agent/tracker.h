@@ -73,6 +73,9 @@ class Tracker {
   [[nodiscard]] Emission Lose(double now);
 
   [[nodiscard]] std::uint64_t Id() const { return record_.id; }
+  // Steps between measured ones: as the daemon is set, and more where a window of a budget in steps
+  // would have more measured ones than tell anything new of it.
+  [[nodiscard]] std::uint32_t MeasureEvery() const;
   [[nodiscard]] const JobRecord& Record() const { return record_; }
   [[nodiscard]] LiveJob Live() const;
 

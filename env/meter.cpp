@@ -12,6 +12,13 @@
 
 #include "env/vectors.h"
 
+// glibc has logarithms of whole vectors (libmvec, to 4 units in the last place), but <cmath> tells
+// only programs that forgo exact arithmetic. GCC takes them where errno does not matter
+// (-fno-math-errno).
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+extern "C" __attribute__((simd("notinbranch"))) double log(double) noexcept;
+#endif
+
 namespace attune {
 namespace {
 

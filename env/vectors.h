@@ -1,8 +1,6 @@
 // Functions for the widest vectors of the processor that they find themselves on.
 #pragma once
 
-#include <cmath>
-
 // Before a function whose loops over floats are hot: it is compiled for several generations of
 // processors, and the one in hand is chosen when the program is loaded (GCC's target_clones).
 // Sums of products are rounded once or twice depending on it. Instrumented programs (sanitizers)
@@ -12,10 +10,4 @@
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define ATTUNE_WIDEST_VECTORS
-#endif
-
-// Logarithms of whole vectors are in glibc too (libmvec, to 4 units in the last place), but <cmath>
-// tells only programs that forgo exact arithmetic.
-#if defined(__x86_64__) && defined(__GLIBC__)
-extern "C" __attribute__((simd("notinbranch"))) double log(double) noexcept;
 #endif

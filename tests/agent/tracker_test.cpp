@@ -136,6 +136,19 @@ TEST_CASE("a person's change is a trial, and in force once the trainer says so")
   CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("already"));
 }
 
+TEST_CASE("an action has until the next measured step but one, however seldom they are") {
+  Hello hello = test::SmallJob();
+  hello.job.budget = {BudgetKind::kSteps, 1e6};
+  Chain chain("keep");
+  Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {});
+  CHECK(tracker.MeasureEvery() == 1563);  // 64 of a window's 100,000 steps
+  std::uint64_t trial = 0;
+  static_cast<void>(tracker.Take(test::HealthyStep(16, 5.0, hello.setting), chain, trial));
+  Adjust adjust;
+  adjust.active_heads = 2;
+  CHECK(tracker.Take(adjust, trial).action->expires_step >= 16 + 2 * 1563);
+}
+
 TEST_CASE("a change by hand that cannot be is refused with what can") {
   Bench bench;
   Adjust adjust;

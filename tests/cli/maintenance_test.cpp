@@ -359,7 +359,7 @@ TEST_CASE("a truncated store is refused by every command") {
   const Workplace work;
   Fill(work);
   SECTION("within its first page") { fs::resize_file(work.Store(), 60); }
-  SECTION("behind it") { fs::resize_file(work.Store(), 3 * 4096); }
+  SECTION("behind it") { fs::resize_file(work.Store(), 3 * 8192); }
   CheckRefused(work, "is damaged");
 }
 

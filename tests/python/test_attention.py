@@ -243,11 +243,46 @@ def test_sites_are_worked_out_together_as_far_as_what_waits_stays_small(waiting,
     torch.testing.assert_close(together, alone)
 
 
-def test_attention_without_weights_is_tuned_where_the_model_lies():
-    model = OwnModel()
-    assert device_of(model.attention, model) == torch.device("cpu")
-    model.query.to("meta")
-    assert device_of(model.attention, model) == torch.device("meta")
+def test_attention_without_weights_is_tuned_where_what_is_around_it_lies():
+    model = nn.Sequential(nn.Linear(32, 32), OwnModel())
+    assert device_of("1.attention", model) == torch.device("cpu")
+    model[1].query.to("meta")
+    assert device_of("1.attention", model) == torch.device("meta")
+    assert device_of("1.output", model) == device_of("", model) == torch.device("cpu")
+    with pytest.raises(NotImplementedError, match="meta"):
+        attached(model)
+
+
+@pytest.mark.parametrize("lengths", [(20, 12, 20), (20, 20, 12), (12, 12, 20)])
+def test_of_several_passes_in_a_measured_step_the_last_counts(lengths):
+    model = encoder()
+    handle = attached(model)
+    passes = [batch(length, seed=place) for place, length in enumerate(lengths)]
+
+    def measured(some):
+        handle._tuned.measure_next(torch.full((18,), 0.5))
+        for x in some:
+            model(x)
+        return handle._tuned.take_numbers(1.0)
+
+    assert torch.equal(measured(passes), measured(passes[-1:]))
+
+
+def test_a_measurement_that_fails_leaves_its_sites_unmeasured_in_that_step(monkeypatch):
+    def fail(_):
+        raise RuntimeError("out of memory\nand much more")
+
+    model, x = encoder(), batch()
+    tuned = attached(model)._tuned
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "numbers", fail)
+        tuned.measure_next(torch.full((18,), 0.5))
+        gradients(model, x)
+        assert not tuned.take_numbers(1.0).any()
+    assert tuned.places[0].tuning.fault == "cannot be measured: out of memory"
+    tuned.measure_next(torch.full((18,), 0.5))
+    gradients(model, x)
+    assert tuned.take_numbers(1.0)[:, -1].all()
 
 
 def test_measuring_leaves_the_random_numbers_of_the_model_alone():

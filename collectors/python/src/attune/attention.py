@@ -51,35 +51,46 @@ class Shared:
     """What the sites of a job share in a measured step.
 
     Samples of sites that see the same are worked out together: on a GPU many small kernels, one
-    site after the other, take longer than the attention itself. What waits is at most WAITING.
+    site after the other, take longer than the attention itself. Of a site the last pass counts.
 
     Attributes:
         views: What rows see, by what it comes from, with the mask.
     """
 
-    WAITING = 64 * 2**20  # bytes
+    WAITING = 64 * 2**20
+    """Bytes of keys from which on nothing waits any more."""
 
     def __init__(self) -> None:
         self.views: dict[object, tuple[Tensor | None, measure.View]] = {}
-        self._waiting: dict[object, list[tuple[Tuning, measure.Sample, Tensor]]] = {}
+        self._waiting: dict[Tuning, tuple[measure.Sample, Tensor]] = {}
         self._size = 0
 
     def add(self, tuning: Tuning, sample: measure.Sample, index: Tensor) -> None:
         """A site's sample, of the heads with these indices; it gets its numbers by `keep`."""
-        alike = (id(sample.view), sample.query.shape, sample.key.shape)
-        self._waiting.setdefault(alike, []).append((tuning, sample, index))
-        self._size += sample.key.numel() * sample.key.element_size()
+        if tuning not in self._waiting:
+            self._size += sample.key.numel() * sample.key.element_size()
+        self._waiting[tuning] = (sample, index)
         if self._size > self.WAITING:
             self.work_out()
 
     def work_out(self) -> None:
-        """Gives the sites the numbers of all that waits, in the order in which it came."""
-        for group in self._waiting.values():
-            found = measure.numbers([sample for _, sample, _ in group])
-            for (tuning, _, index), numbers in zip(group, found.unbind(0), strict=True):
-                tuning.keep(numbers, index)
-        self._waiting.clear()
-        self._size = 0
+        """Gives the sites the numbers of all that waits.
+
+        Where that fails (no memory left, say) they are left unmeasured, with the reason.
+        """
+        waiting, self._waiting, self._size = self._waiting, {}, 0
+        groups: dict[object, list[Tuning]] = {}
+        for tuning, (sample, _) in waiting.items():
+            alike = (id(sample.view), sample.query.shape, sample.key.shape)
+            groups.setdefault(alike, []).append(tuning)
+        for tunings in groups.values():
+            try:
+                found = measure.numbers([waiting[tuning][0] for tuning in tunings])
+                for tuning, numbers in zip(tunings, found.unbind(0)):  # noqa: B905
+                    tuning.keep(numbers, waiting[tuning][1])
+            except RuntimeError as error:
+                for tuning in tunings:
+                    tuning.leave_unmeasured(str(error).partition("\n")[0])
 
 
 class Tuning(nn.Module):
@@ -155,6 +166,10 @@ class Tuning(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self.scale.is_meta:
             self.plan()  # compiled code does not look whether buffers were written
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy belongs to no step that is being measured."""
+        return {**self.__dict__, "measuring": False, "shared": Shared()}
 
     def apply_setting(self, part: Setting) -> None:
         """Takes effect at the next forward.

@@ -185,10 +185,9 @@ def numbers(samples: Sequence[Sample]) -> Tensor:
         all is 0 where no row sees two keys.
     """
     with torch.no_grad(), torch.autocast(samples[0].query.device.type, enabled=False):
-        query, key, norms = (
-            torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
-            for parts in zip(*((one.query, one.key, one.norms) for one in samples), strict=True)
-        )
+        query = torch.stack([one.query for one in samples])
+        key = torch.stack([one.key for one in samples])
+        norms = torch.stack([one.norms for one in samples])
         return _numbers(query, key, norms, samples[0].view)
 
 

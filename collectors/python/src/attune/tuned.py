@@ -6,7 +6,6 @@ Used from the trainer's thread.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -67,7 +66,7 @@ class TunedModel:
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            tuning = Tuning(replace(site, name=name or "attention"), device_of(module, self.model))
+            tuning = Tuning(replace(site, name=name or "attention"), device_of(name, self.model))
             tuning.train(module.training)
             self.places.append(Place(name, adapter, module, tuning, lambda: None))
         self.attach()
@@ -223,7 +222,11 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return inner  # type: ignore[no-any-return]
 
 
-def device_of(module: nn.Module, model: nn.Module) -> torch.device | None:
-    """Of the module's weights; of the model's where it has none, as `attune.Attention`."""
-    weights = itertools.chain(module.parameters(), model.parameters())
-    return next((weight.device for weight in weights), None)
+def device_of(name: str, model: nn.Module) -> torch.device | None:
+    """Where the weights of the module with this name lie; of the nearest around it that has any."""
+    path = name.split(".") if name else []
+    for end in range(len(path), -1, -1):
+        weight = next(model.get_submodule(".".join(path[:end])).parameters(), None)
+        if weight is not None:
+            return weight.device
+    return None
