@@ -88,7 +88,7 @@ Database OpenStore(const std::filesystem::path& path, Store::Mode mode) {
   }
   // SQLite opens a file that it may not write for reading.
   if (database.ReadOnly()) database.Check(SQLITE_READONLY);
-  // A trial's arrays take some 35 kB for 144 heads, and each page of the log two calls of the system.
+  // A trial's arrays take some 35 kB for 144 heads, and each page of the log two system calls.
   if (fresh) database.Script("PRAGMA page_size = 8192");
   std::string journal;
   {
