@@ -7,7 +7,7 @@ import attune
 import pytest
 import torch
 from attune import measure
-from attune.attention import Shared
+from attune.attention import Shared, take_numbers
 from attune.tuned import device_of
 from attune.values import METRICS
 from models import OwnModel, apply, attached, encoder, train, varied
@@ -161,7 +161,7 @@ def test_a_mask_without_a_batch_goes_with_its_heads_too():
     tuning = handle._tuned.places[0].tuning
     tuning.measure_next(torch.full((18,), 0.5))
     torch.testing.assert_close(attention(*heads, mask), bare)
-    assert (tuning.take_numbers()[:, -1] > 0).all()
+    assert (take_numbers([tuning])[:, -1] > 0).all()
     keep_two = replace(attune.Setting.neutral(4), active=b"\x01\x00\x00\x01")
     apply(handle, keep_two)
     torch.testing.assert_close(attention(*heads, mask)[:, [0, 3]], bare[:, [0, 3]])
@@ -176,7 +176,7 @@ def test_heads_that_cannot_be_cut_out_are_measured_beside_the_active_ones():
     apply(handle, replace(attune.Setting.neutral(4), active=b"\x01\x00\x00\x01"))
     tuning.measure_next(torch.full((18,), 0.5))
     attention(*heads)
-    numbers = tuning.take_numbers()
+    numbers = take_numbers([tuning])
     assert numbers[[0, 3], NORM].mean() == pytest.approx(1)
     assert not numbers[[1, 2]].any()
 
@@ -209,7 +209,7 @@ def test_importance_is_the_slope_of_the_loss_along_the_gain():
     handle._tuned.places[0].tuning.measure_next(torch.full((18,), 0.5))
     loss = model(x).square().mean()
     loss.backward()
-    found = handle._tuned.places[0].tuning.take_numbers()[:, IMPORTANCE]
+    found = take_numbers([handle._tuned.places[0].tuning])[:, IMPORTANCE]
     step = 2**-7
     for head in range(4):
         losses = []
@@ -230,7 +230,7 @@ def test_sites_are_worked_out_together_as_far_as_what_waits_stays_small(waiting,
     for tuning in tunings:
         tuning.measure_next(torch.full((18,), 0.5))
     gradients(model, x)
-    alone = torch.cat([tuning.take_numbers() for tuning in tunings])
+    alone = torch.cat([take_numbers([tuning]) for tuning in tunings])
 
     groups = []
     monkeypatch.setattr(Shared, "WAITING", waiting)

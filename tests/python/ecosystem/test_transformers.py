@@ -9,6 +9,7 @@ import torch
 from attune import measure
 from attune.adapters import transformers_interface
 from attune.adapters.transformers_interface import calls_interface
+from attune.attention import take_numbers
 from attune.values import METRICS, observation_fault
 from models import apply, attached, varied
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -245,7 +246,7 @@ def test_measurements_are_those_of_the_weights_that_the_model_returns(make, skip
         place.tuning.measure_next(draws)
     weights = weights_of(model(**inputs, output_attentions=True))
     for place, of_site, on in zip(handle._tuned.places, weights, active, strict=True):
-        found = place.tuning.take_numbers()
+        found = take_numbers([place.tuning])
         length = of_site.shape[2]
         first = min(length - 1, 15 if length >= 16 else 1) if place.tuning.site.causal else 0
         seen = of_site[:, :, measure.stratified(draws[: measure.ROWS], first, length)]

@@ -299,10 +299,6 @@ class Tuning(nn.Module):
         self.measuring = False
         self.shared = Shared()
 
-    def take_numbers(self, loss_scale: float = 1.0) -> Tensor:
-        """Ends the measured step of this site; see `take_numbers`."""
-        return take_numbers([self], loss_scale)
-
     def record(
         self,
         query: Tensor,
