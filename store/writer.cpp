@@ -15,7 +15,7 @@ namespace attune {
 namespace {
 
 constexpr std::chrono::seconds kRetryInterval{1};
-constexpr std::size_t kLongLog = 4000;          // pages; what many commits write anew is copied once
+constexpr std::size_t kLongLog = 4000;  // pages; what many commits write anew is copied once
 constexpr std::size_t kLongestLog = 16 * 1000;  // that commits wait for
 
 struct PutInto {
