@@ -52,11 +52,15 @@ void Analyst::Run() {
   using Clock = std::chrono::steady_clock;
   setpriority(PRIO_PROCESS, 0, kNiceness);  // of this thread alone (setpriority(2), Linux)
   std::unique_lock lock(mutex_);
+  std::uint64_t last = 0;
   while (true) {
     wake_.wait(lock, [this] { return ending_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
     const auto start = Clock::now();
-    const std::uint64_t job = jobs_.extract(jobs_.begin()).value();
+    // In turn: the first ones are soon back in the set.
+    auto next = jobs_.upper_bound(last);
+    if (next == jobs_.end()) next = jobs_.begin();
+    const std::uint64_t job = last = jobs_.extract(next).value();
     lock.unlock();
     try {
       writer_.Post(AnomaliesOf(store_, job));

@@ -67,6 +67,9 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
     try {
       Verdict verdict = policy->Decide(situation, random);
       if (auto* decision = std::get_if<Decision>(&verdict)) {
+        if (const auto fault = FindFault(decision->action, situation.mask)) {
+          throw std::runtime_error(*fault);
+        }
         decision->why = reasons + decision->why;
         return {std::move(*decision), std::string(policy->Name())};
       }

@@ -32,6 +32,8 @@ using SteadyClock = std::chrono::steady_clock;
 
 // Messages taken in one turn before actions and deadlines get theirs.
 constexpr int kMessagesPerTurn = 1000;
+// Between looks at whether the store can be written again.
+constexpr std::chrono::seconds kRetryInterval{1};
 
 double UnixTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -259,6 +261,8 @@ void Daemon::Loop::Handle(const std::string& peer, std::span<const std::byte> fr
     Refuse(peer, error.Code(), error.what());
   } catch (const std::invalid_argument& error) {
     Refuse(peer, ErrorCode::kUnusable, error.what());
+  } catch (const StoreError& error) {
+    Refuse(peer, ErrorCode::kUnusable, error.what());
   }
 }
 
@@ -336,6 +340,7 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
   live.heard = SteadyClock::now();
   if constexpr (std::is_same_v<Report, Heartbeat>) {
     Send(peer, Heartbeat{});
+    Store(live, live.tracker.Take(report, last_trial_));
   } else if constexpr (std::is_same_v<Report, Observation>) {
     Store(live, live.tracker.Take(report, chain_, last_trial_));
   } else if constexpr (std::is_same_v<Report, ActionReply>) {
@@ -511,11 +516,16 @@ void Daemon::Loop::LoseSilent() {
       ++job;
       continue;
     }
+    // Nothing of a lost job is kept in memory: if it comes back it says hello and goes on from what
+    // the store has, which is why that must be on disk by then.
+    if (!writer_.Flush()) {
+      may_be_silent_ = std::min(may_be_silent_, now + kRetryInterval);
+      ++job;
+      continue;
+    }
     spdlog::warn("job {} has been silent for {} s and counts as lost", live.tracker.Id(),
                  options_.silence);
     Store(live, live.tracker.Lose(UnixTime()));
-    // Nothing of a lost job is kept in memory: if it comes back it says hello and goes on from what
-    // the store has, which is why that must be on disk by then.
     key_of_peer_.erase(live.peer);
     job = jobs_.erase(job);
     static_cast<void>(writer_.Flush());

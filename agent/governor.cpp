@@ -18,6 +18,7 @@ constexpr double kGross = 3.0;
 constexpr double kBending = 0.2;
 // Noise is never taken for less than this share of the loss: a curve of few points fits too well.
 constexpr double kNoiseFloor = 0.005;
+constexpr double kLeastNoise = 1e-12;  // nats, of a loss of 0
 
 }  // namespace
 
@@ -44,11 +45,11 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
     const auto forecast =
         before.size() < bending_points_ ? std::nullopt : ForecastLoss(before, now.end_compute);
     const double expected = forecast ? forecast->loss : before.back().loss;
-    const double noise = std::max(std::hypot(forecast ? forecast->noise : 0.0, now.loss_noise),
-                                  kNoiseFloor * std::abs(expected));
+    const double noise = std::max({std::hypot(forecast ? forecast->noise : 0.0, now.loss_noise),
+                                   kNoiseFloor * std::abs(expected), kLeastNoise});
     const double behind = (now.loss - expected) / noise;
     const bool due = IsDue(change, window);
-    if (behind > tolerance_ * (due ? 1.0 : kGross)) {
+    if (!(behind <= tolerance_ * (due ? 1.0 : kGross))) {  // nor is NaN
       Rollback rollback{change.before,
                         fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
                                     "deviations since the action of window {}",
@@ -117,6 +118,13 @@ void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, 
 void Governor::TakeBack(std::uint32_t window) {
   taken_back_ = std::exchange(changes_, {});
   held_until_ = window + 1 + hold_;
+}
+
+std::optional<Setting> Governor::TakeBackUnjudged(std::uint32_t window) {
+  if (changes_.empty()) return std::nullopt;
+  Setting before = changes_.front().before;
+  TakeBack(window);
+  return before;
 }
 
 void Governor::PassOver(std::uint32_t window) {

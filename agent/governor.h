@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -52,6 +53,10 @@ class Governor {
   }
   // The rollback did not come into force: what it was to take back is judged again.
   void Missed();
+  // No window will show what the last actions did, because the trainer can measure nothing any
+  // more: the setting before the oldest that is not judged, if there is one. Window `window` is
+  // filling.
+  [[nodiscard]] std::optional<Setting> TakeBackUnjudged(std::uint32_t window);
   // Window by window what Rule did in a daemon before this one: what was due at the end of `window`
   // has been judged and is not any more; or was taken back, with all behind it.
   void PassOver(std::uint32_t window);

@@ -14,6 +14,10 @@
 
 namespace attune {
 
+namespace {
+constexpr int kKeepAlive = 60;  // seconds of silence before TCP asks whether the other end is there
+}  // namespace
+
 Lines::Lines(const Paths& paths, const std::string& listen) {
   Open('l');
   try {
@@ -28,6 +32,9 @@ Lines::Lines(const Paths& paths, const std::string& listen) {
   }
   Open('r');
   Guard(paths);
+  // A host that is gone without a word does not keep its connection for ever.
+  lines_.back().socket.set(zmq::sockopt::tcp_keepalive, 1);
+  lines_.back().socket.set(zmq::sockopt::tcp_keepalive_idle, kKeepAlive);
   try {
     lines_.back().socket.bind(listen);
   } catch (const zmq::error_t& error) {

@@ -140,11 +140,16 @@ class NetworkLearner : public Learner {
       const bool is_new = learned_.insert(job).second;
       const bool is_replayed = begins && replayed < kReplay;
       if (!is_new && !is_replayed) continue;
-      const std::vector<Trial> trials = store_.JobTrials(job);
       const std::size_t known = rules.size() + own.size();
-      replayed += trials.size();
-      if (is_replayed) Collect(trials, "kmeans", rules);
-      if (is_new) Collect(trials, "network", own);
+      try {
+        const std::vector<Trial> trials = store_.JobTrials(job);
+        replayed += trials.size();
+        if (is_replayed) Collect(trials, "kmeans", rules);
+        if (is_new) Collect(trials, "network", own);
+      } catch (const std::exception& error) {
+        // One that cannot be read keeps none of the others from being learned from.
+        spdlog::error("nothing is learned from job {}: {}", job, error.what());
+      }
       if (is_new) fresh += rules.size() + own.size() - known;
     }
     if (rules.empty() && own.empty()) return;

@@ -66,6 +66,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   record_.spec = hello.job;
   record_.started = started;
   record_.steps = hello.step;
+  step_ = hello.step;
   std::seed_seq seed{options.seed, hello.job.seed};
   random_.seed(seed);
   for (const ObservationRecord& window : past) {
@@ -76,6 +77,11 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   if (!readings_.empty()) {
     record_.compute_seconds = readings_.back().end_compute;
     record_.loss = readings_.back().loss;
+    // A daemon before this one may have cut the budget into more windows.
+    const double progress =
+        Progress(record_.spec.budget, readings_.back().last_step, readings_.back().end_compute);
+    const auto full = FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
+    ahead_ = window_ - std::min(window_, full);
   }
 }
 
@@ -145,9 +151,12 @@ Emission Tracker::Resume(const Hello& hello) {
   if (hello.job.budget != record_.spec.budget) contradicts("budget");
   if (hello.job.seed != record_.spec.seed) contradicts("seed");
 
+  record_.spec.policy = hello.job.policy;  // a run that goes on may want another
+  step_ = hello.step;
   Emission emission;
   if (pending_) {
     const bool applied = hello.action == pending_->id;
+    if (!applied) given_up_ = pending_;
     emission = Take(
         ActionReply{pending_->id,
                     {applied ? AckStatus::kApplied : AckStatus::kExpired, hello.step,
@@ -348,6 +357,10 @@ std::uint32_t Tracker::MeasureEvery() const {
       std::clamp(std::ceil(window / kEnough), static_cast<double>(options_.measure_every), kMost));
 }
 
+std::uint64_t Tracker::WindowSteps() const {
+  return readings_.empty() ? 1 : readings_.back().last_step - readings_.back().first_step + 1;
+}
+
 void Tracker::Issue(Trial trial, Emission& emission) {
   last_trial_ = trial.id;
   last_trial_readings_ = readings_.size();
@@ -359,12 +372,11 @@ void Tracker::Issue(Trial trial, Emission& emission) {
     last_action_ = DescribeChange(record_.spec.topology, setting_, trial.setting);
     last_decider_ = trial.decider;
     // An action that is a whole window late would be judged on what it did not do.
-    const std::uint64_t window_steps =
-        readings_.empty() ? 1 : readings_.back().last_step - readings_.back().first_step + 1;
-    const std::uint64_t now = last_ ? last_->step : record_.steps;
-    emission.action = ActionRequest{
-        trial.id, now + std::max<std::uint64_t>(window_steps, 2 * MeasureEvery()), trial.setting};
+    emission.action =
+        ActionRequest{trial.id, step_ + std::max<std::uint64_t>(WindowSteps(), 2 * MeasureEvery()),
+                      trial.setting};
     pending_ = trial;
+    given_up_.reset();
   }
   emission.records.emplace_back(std::move(trial));
 }
@@ -381,12 +393,14 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   }
   const bool first = !last_ && readings_.empty();
   last_ = {observation.step, observation.compute_seconds, observation.loss};
+  step_ = observation.step;
   dropped_ += observation.dropped;
 
   Emission emission;
   const double progress =
       Progress(record_.spec.budget, observation.step, observation.compute_seconds);
-  const std::uint32_t full = FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
+  const std::uint32_t full =
+      ahead_ + FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
   if (first && full > 0) {
     // The job was under way before anybody listened: its windows begin here.
     meter_ = Meter(meter_.Base(), observation.step, observation.compute_seconds);
@@ -409,6 +423,10 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
 
 Emission Tracker::Take(const ActionReply& reply) {
   Emission emission;
+  if (!pending_ && given_up_ && given_up_->id == reply.id &&
+      reply.acknowledgement.status == AckStatus::kApplied) {
+    pending_ = std::exchange(given_up_, std::nullopt);  // the Hello had left before it arrived
+  }
   if (!pending_ || pending_->id != reply.id) return emission;  // of an earlier life, or said twice
   emission.records.emplace_back(AcknowledgementRecord{reply.id, reply.acknowledgement});
   if (reply.acknowledgement.status == AckStatus::kApplied) {
@@ -423,6 +441,28 @@ Emission Tracker::Take(const ActionReply& reply) {
     governor_.Missed();
   }
   pending_.reset();
+  return emission;
+}
+
+Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
+  Emission emission;
+  step_ = std::max(step_, heartbeat.step);
+  if (pending_ || !last_ || readings_.empty()) return emission;
+  constexpr std::uint32_t kPatience = 4;  // measured steps
+  const auto patience = std::max<std::uint64_t>(WindowSteps(), kPatience * MeasureEvery());
+  if (step_ <= last_->step + patience) return emission;
+  auto before = governor_.TakeBackUnjudged(window_);
+  if (!before) return emission;
+  Withdraw("the trainer can measure nothing", emission);
+  Trial trial = Look(window_);
+  trial.id = ++trial_id;
+  trial.step = step_;
+  trial.decider = "governor";
+  trial.why = fmt::format(
+      "nothing usable was measured from step {} to {}: what was changed before that is taken back",
+      last_->step, step_);
+  trial.setting = *std::move(before);
+  Issue(std::move(trial), emission);
   return emission;
 }
 

@@ -54,6 +54,9 @@ class Tracker {
   [[nodiscard]] Emission Take(const Observation& observation, Chain& chain,
                               std::uint64_t& trial_id);
   [[nodiscard]] Emission Take(const ActionReply& reply);
+  // Where the trainer goes on for more than a window without one usable measurement (its loss is no
+  // number, say), what no window will judge is taken back.
+  [[nodiscard]] Emission Take(const Heartbeat& heartbeat, std::uint64_t& trial_id);
   [[nodiscard]] Emission Take(const Bye& bye, double now);
   // A person changes the setting. Throws std::invalid_argument, saying what cannot be done.
   [[nodiscard]] Emission Take(const Adjust& adjust, std::uint64_t& trial_id);
@@ -81,6 +84,7 @@ class Tracker {
 
  private:
   void CloseWindow(std::uint32_t window, Emission& emission);
+  [[nodiscard]] std::uint64_t WindowSteps() const;  // of the last one; 1 before the first
   void Reconsider(std::span<const Trial> trials, const Setting& in_force);
   [[nodiscard]] std::size_t ReadingsUpTo(std::uint64_t step) const;
   [[nodiscard]] const WindowReading* Before() const;  // the last but one; null: there is none
@@ -106,15 +110,18 @@ class Tracker {
   std::vector<WindowReading> readings_;
   std::vector<CurvePoint> curve_;  // of the readings
   std::uint32_t window_ = 0;       // the one that is filling
+  std::uint32_t ahead_ = 0;        // by which windows before this daemon outnumber its own
   struct Stand {
     std::uint64_t step;
     double compute_seconds;
     double loss;
   };
   std::optional<Stand> last_;            // of the last observation
+  std::uint64_t step_ = 0;               // that the trainer last spoke of
   std::uint64_t last_trial_ = 0;         // waits for its reward; 0: none
   std::size_t last_trial_readings_ = 0;  // readings there were when it was decided
   std::optional<Trial> pending_;         // sent, not answered
+  std::optional<Trial> given_up_;        // the one before it, if a Hello crossed it on its way
   struct Asked {
     Trial trial;  // but for what the answer will decide
     double progress;

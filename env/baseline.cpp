@@ -1,6 +1,7 @@
 // Baselines from profiles.
 #include "env/baseline.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -33,11 +34,12 @@ Baseline BaselineFrom(BaselineKind kind, std::span<const float> profile) {
   baseline.kind = kind;
   for (std::size_t begin = 0; begin < profile.size(); begin += kProfileBins) {
     double sum = 0;
-    for (const float share : profile.subspan(begin, kProfileBins)) sum += share;
+    // Rounding may leave a share below 0.
+    for (const float share : profile.subspan(begin, kProfileBins)) sum += std::max(share, 0.0F);
     if (!(sum > 0)) continue;
     for (std::size_t bin = begin; bin < begin + kProfileBins; ++bin) {
-      baseline.profile[bin] =
-          static_cast<float>((1 - kUniformPart) * profile[bin] / sum + kUniformPart / kProfileBins);
+      baseline.profile[bin] = static_cast<float>(
+          (1 - kUniformPart) * std::max(profile[bin], 0.0F) / sum + kUniformPart / kProfileBins);
     }
   }
   return baseline;

@@ -31,7 +31,8 @@ const std::vector<Command> kCommands = {
          R"(Uses the running attuned, or starts a private one that ends with the command. The trainer
 finds it by ATTUNE_ENDPOINT and ATTUNE_JOB in its environment. Progress goes to stderr, and at the
 end what was tried and what came of it. The exit status is the command's (127: it cannot be started).
-Every flag of attuned is one for the private daemon (attuned --help), such as --policy or --windows.
+Flags of attuned (attuned --help), such as --policy or --windows, set up the private daemon; a running one
+is as it was started.
 )",
      .flags = {{"report", Kind::kText, "FILE", "write that summary as JSON"}},
      .example = "run --policy kmeans -- ./train --epochs 3",
@@ -106,7 +107,8 @@ to choose.
      .run = Policy,
      .usage = "list | use NAME",
      .summary = "who decides: list the policies, or choose one",
-     .about = "list shows the policies and the network's lessons; use NAME lets NAME decide until "
+     .about = "list shows the rules and the lessons of a network that has learned here; use NAME "
+              "lets NAME decide until "
               "attuned stops\nor reads its configuration anew (HUP).\n",
      .unnamed = {{"verb", Kind::kText, "VERB", "what to do", "list use", "list"},
                  {"name", Kind::kText, "NAME", "who is to decide",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "tests/catch.hpp"
@@ -103,11 +104,21 @@ TEST_CASE("in the first fifth of the windows a loss that still falls does no har
 }
 
 TEST_CASE("a loss that is not a number is taken back at once") {
+  const double loss =
+      GENERATE(std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN());
   auto curve = Falling(5);
   Governor governor{Options{}};
   governor.Changed(4, std::span(curve).first(4), FourHeads());
-  curve.back().loss = std::numeric_limits<double>::infinity();
+  curve.back().loss = loss;
   CHECK(std::holds_alternative<Governor::Rollback>(governor.Rule(4, 0.5, At(curve.back()), curve)));
+}
+
+TEST_CASE("a loss that has reached 0 does no harm by staying there") {
+  std::vector<CurvePoint> curve = Falling(6);
+  for (CurvePoint& point : curve) point.loss = 0;
+  Governor governor{Options{}};
+  governor.Changed(3, std::span(curve).first(4), FourHeads());
+  CHECK(std::holds_alternative<Governor::Free>(governor.Rule(5, 0.5, At(curve.back()), curve)));
 }
 
 TEST_CASE("nothing changes in the frozen last part of a job") {

@@ -26,10 +26,10 @@ constexpr std::uint64_t kFirstEnd = 3;
 
 // A tracker with its chain and counter, and everything it emitted.
 struct Bench {
-  explicit Bench(const Options& options = TenWindows())
+  explicit Bench(const Options& options = TenWindows(), const Hello& hello = test::SmallJob())
       : chain(options.policy),
-        tracker(1, test::SmallJob(), options, 0, std::nullopt, {}),
-        setting(test::SmallJob().setting) {}
+        tracker(1, hello, options, 0, std::nullopt, {}),
+        setting(hello.setting) {}
 
   Emission Step(std::uint64_t step, double loss) {
     Emission emission = tracker.Take(test::HealthyStep(step, loss, setting), chain, trial_id);
@@ -52,17 +52,25 @@ struct Bench {
   std::vector<Record> records;
 };
 
-TEST_CASE("steps beyond the budget at the usual cost save nothing and cost nothing") {
-  Bench bench;
-  for (std::uint64_t step = 1; step <= 200; ++step) bench.Step(step, 5.0);
-  const Emission end = bench.tracker.Take(
-      Bye{Outcome::kFinished, 200, test::HealthyStep(200, 5, bench.setting).compute_seconds, 5.0},
-      0);
-  const auto reward = std::ranges::find_if(end.records, [](const Record& record) {
-    return std::holds_alternative<RewardRecord>(record);
-  });
-  REQUIRE(reward != end.records.end());
-  CHECK(std::get<RewardRecord>(*reward).reward == Approx(0).margin(1e-9));
+TEST_CASE("steps beyond the budget at the usual cost save nothing, cheaper ones what they save") {
+  const double step_cost = GENERATE(1.0, 0.5);  // behind the budget's end
+  Hello hello = test::SmallJob();
+  hello.job.budget = {BudgetKind::kSteps, 100, 0.01};
+  Bench bench(TenWindows(), hello);
+  for (std::uint64_t step = 1; step <= 200; ++step) {
+    Observation observation = test::HealthyStep(step, 5.0, bench.setting);
+    if (step > 100) observation.compute_seconds = 100 + step_cost * double(step - 100);
+    for (const Record& record :
+         bench.tracker.Take(observation, bench.chain, bench.trial_id).records) {
+      bench.records.push_back(record);
+    }
+  }
+  const double spent = 100 + step_cost * 100;
+  const Emission end = bench.tracker.Take(Bye{Outcome::kFinished, 200, spent, 5.0}, 0);
+  for (const Record& record : end.records) bench.records.push_back(record);
+  // Ten windows of ten steps at 10 s each are behind the budget's end; a window's 10 s are 0.01
+  // nats.
+  CHECK(bench.Of<RewardRecord>().back().reward == Approx(0.01 * 10 * (1 - step_cost)).margin(1e-9));
 }
 
 TEST_CASE("a window of the budget makes one trial at its end, and the first is cut in three") {
@@ -360,6 +368,19 @@ TEST_CASE("an action that a reconnected trainer does not have has expired") {
   }
 }
 
+TEST_CASE("an action that crossed a Hello on its way has not expired, if it was applied") {
+  Bench bench;
+  bench.Step(1, 5.0);
+  Adjust adjust;
+  adjust.gain = 0.5F;
+  const auto id = bench.tracker.Take(adjust, bench.trial_id).action->id;
+  static_cast<void>(bench.tracker.Resume(test::SmallJob()));
+  const Emission reply = bench.tracker.Take(ActionReply{id, {AckStatus::kApplied, 2, ""}});
+  const auto& record = std::get<AcknowledgementRecord>(reply.records.front());
+  CHECK(record.acknowledgement.status == AckStatus::kApplied);
+  CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("already"));
+}
+
 TEST_CASE("a job picked up by another daemon goes on in the window where it stood") {
   Bench before;
   for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
@@ -501,6 +522,76 @@ TEST_CASE("a job that is back draws other random numbers than it has drawn") {
       DecidedWhenBack(before.Of<Trial>(), before, Setting::Neutral(8), 5.0, "random");
   CHECK(again.decider == "random");
   CHECK(again.setting != first.setting);
+}
+
+TEST_CASE("a job that is back where the budget has fewer windows is decided on as before") {
+  Options many = TenWindows();
+  many.windows = 20;
+  Bench before(many);
+  for (std::uint64_t step = 1; step <= 60; ++step) before.Step(step, 5.0);
+  const auto past = before.Of<ObservationRecord>();
+  Chain chain("keep");
+  Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
+  std::uint64_t trial_id = 100;
+  std::vector<Trial> trials;
+  for (std::uint64_t step = 61; step <= 80; ++step) {
+    const Emission emission =
+        tracker.Take(test::HealthyStep(step, 5.0, before.setting), chain, trial_id);
+    for (const Record& record : emission.records) {
+      if (const auto* trial = std::get_if<Trial>(&record)) trials.push_back(*trial);
+    }
+  }
+  REQUIRE(trials.size() == 2);
+  CHECK(trials[0].step == 70);
+  CHECK(trials[0].window == past.back().window + 1);
+  CHECK(trials[1].step == 80);
+}
+
+TEST_CASE("an action behind which nothing can be measured is taken back") {
+  Options options = TenWindows();
+  options.policy = "random";
+  Bench bench(options);
+  const Setting untuned = bench.setting;
+  std::optional<ActionRequest> sent;
+  std::uint64_t step = 0;
+  while (!sent && step < 80) sent = bench.Step(++step, 5.0).action;
+  REQUIRE(sent);
+  const std::uint64_t far = step + 50;
+  SECTION("once it is in force") {
+    static_cast<void>(
+        bench.tracker.Take(ActionReply{sent->id, {AckStatus::kApplied, step + 1, ""}}));
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{step + 1}, bench.trial_id).action);
+    const Emission emission = bench.tracker.Take(Heartbeat{far}, bench.trial_id);
+    REQUIRE(emission.action);
+    CHECK(emission.action->setting == untuned);
+    CHECK(emission.action->expires_step > far);
+    const auto& trial = std::get<Trial>(emission.records.back());
+    CHECK(trial.decider == "governor");
+    CHECK_THAT(trial.why, Contains("nothing usable was measured"));
+    // One is enough until the trainer has answered.
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 50}, bench.trial_id).action);
+  }
+  SECTION("but not while it waits for the trainer's answer") {
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far}, bench.trial_id).action);
+  }
+}
+
+TEST_CASE("a job whose setting nobody changed may measure nothing for as long as it likes") {
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 20; ++step) bench.Step(step, 5.0);
+  const Emission emission = bench.tracker.Take(Heartbeat{90}, bench.trial_id);
+  CHECK_FALSE(emission.action);
+  CHECK(emission.records.empty());
+}
+
+TEST_CASE("a run that goes on may ask for another policy") {
+  Options options = TenWindows();
+  options.policy = "random";
+  Bench bench(options);
+  Hello hello = test::SmallJob();
+  hello.job.policy = "keep";
+  static_cast<void>(bench.tracker.Resume(hello));
+  for (std::uint64_t step = 1; step <= 80; ++step) CHECK_FALSE(bench.Step(step, 5.0).action);
 }
 
 TEST_CASE("a trainer that was started anew from a checkpoint reports steps once more") {

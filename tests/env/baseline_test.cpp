@@ -36,6 +36,15 @@ TEST_CASE("shares that do not quite sum to 1 are brought to it") {
   for (const float share : baseline.profile) CHECK(share == Approx(0.0625));
 }
 
+TEST_CASE("a share that rounding left below 0 counts as none") {
+  std::vector<float> profile(kProfileBins, 0.0F);
+  profile[0] = 1.0009F;
+  profile[1] = -0.0009F;
+  const Baseline baseline = BaselineFrom(BaselineKind::kWarmUp, profile);
+  CHECK(baseline.profile[0] == Approx(1 - kUniformPart + kUniformPart / kProfileBins));
+  CHECK(baseline.profile[1] == Approx(kUniformPart / kProfileBins));
+}
+
 TEST_CASE("a profile that does not divide into heads is refused") {
   CHECK_THROWS_AS(BaselineFrom(BaselineKind::kWarmUp, std::vector<float>(17, 0.1F)),
                   std::invalid_argument);
