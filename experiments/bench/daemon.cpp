@@ -294,6 +294,8 @@ double CostOfDecision(const Running& daemon, std::size_t jobs) {
       trainer.Obey(3, 4 * 2 * (window + 1));
     }
   }
+  trainers.back().Send(Heartbeat{});  // answered when the last action's reasons are worked out
+  trainers.back().Await<Heartbeat>();
   const double used = ProcessorSeconds(daemon.Process()) - start;
   for (Trainer& trainer : trainers) {
     trainer.Send(Bye{Outcome::kFinished, 8 * kWindows, 8 * kWindows, {}});
