@@ -34,6 +34,10 @@ torch::Tensor Split(const torch::Tensor& x, std::int64_t heads, std::int64_t wid
 torch::Tensor Merge(const torch::Tensor& x) { return x.transpose(1, 2).flatten(2); }
 
 void CheckInputs(const torch::Tensor& memory, const torch::Tensor& mask, bool causal) {
+  if (mask.defined() && !mask.is_floating_point()) {
+    throw std::invalid_argument(
+        "an attention mask is added to the logits: give 0 and -infinity, not booleans");
+  }
   if (causal && memory.defined()) {
     throw std::invalid_argument("causal attention takes no memory: its keys are its own input");
   }
@@ -299,11 +303,12 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   if (measure) {
     const double seconds = ProcessorSeconds() - start;
     measured_.reset();
+    // Of a pass that shows nothing (no rows, one key) the wish stays for the next.
     if (auto sample = Draw(now, queries, keys, heads, mask, *wish_)) {
       measured_ = Measured{*std::move(sample), std::move(slope), now.setting.active, seconds};
       if (queries.is_cpu()) measured_->content = WorkOut(std::get<Sample>(measured_->content));
+      wish_.reset();
     }
-    wish_.reset();
   } else if (again) {
     measured_->forward_seconds += ProcessorSeconds() - start;
   }

@@ -458,8 +458,9 @@ TEST_CASE("nothing is measured without a wish, out of training, or where no quer
   module->forward(torch::randn({1, 1, 24}));
   CHECK_FALSE(module->TakeMeasurement());
   module->MeasureNext(4, 1);
-  module->forward(torch::randn({1, 2, 24}));  // the second query sees two
-  CHECK(module->TakeMeasurement());
+  module->forward(torch::randn({1, 1, 24}));
+  module->forward(torch::randn({1, 2, 24}));  // of a step's passes the first that shows something
+  CHECK(module->TakeMeasurement());           // ... and there the second query sees two
   CHECK_FALSE(module->TakeMeasurement());
 }
 
@@ -557,6 +558,10 @@ TEST_CASE("settings and shapes that cannot be are refused and change nothing") {
                   std::invalid_argument);
   CHECK_THROWS_AS(module->forward(torch::randn({1, 5, 24}), {}, torch::zeros({1, 4, 5, 5})),
                   std::invalid_argument);
+  // It would be added as 0 and 1, and hide nothing.
+  CHECK_THROWS_AS(
+      module->forward(torch::randn({1, 5, 24}), {}, torch::ones({1, 1, 5, 5}, torch::kBool)),
+      std::invalid_argument);
 }
 
 TEST_CASE("a site describes itself") {

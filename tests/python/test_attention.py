@@ -324,6 +324,29 @@ def test_a_checkpoint_of_before_attune_loads_as_neutral():
     assert handle.setting == attune.Setting.neutral(8)
 
 
+def test_a_checkpoint_of_a_part_of_the_weights_leaves_the_tuning_as_it_is():
+    model = encoder()
+    handle = attached(model)
+    setting = varied(handle.sites)
+    apply(handle, setting)
+    part = {"layers.0.self_attn.out_proj.bias": torch.zeros(32)}
+    model.load_state_dict(part, strict=False)
+    train(model, handle, batch(), 1)
+    assert handle.setting == setting
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tuned_attention_takes_an_empty_batch_as_the_untouched_one_does(training):
+    model = encoder().train(training)
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    empty = batch()[:0]
+    assert model(empty).shape == empty.shape
+    attention = model.layers[0].self_attn
+    for need_weights in (True, False):
+        assert attention(empty, empty, empty, need_weights=need_weights)[0].shape == empty.shape
+
+
 def test_a_changed_topology_on_resume_is_an_error_that_names_the_module():
     first, second = nn.MultiheadAttention(32, 4), nn.MultiheadAttention(32, 8)
     attached(first)

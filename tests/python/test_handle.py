@@ -245,6 +245,33 @@ def test_a_site_that_is_not_run_keeps_its_numbers_and_is_named_once():
     handle.remove()
 
 
+def test_a_head_that_is_switched_on_where_nothing_measures_spoils_no_observation():
+    model = encoder()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    model.layers[1].eval()
+    apply(handle, varied(handle.sites))
+    with pytest.warns(RuntimeWarning, match="did not measure"):
+        train(model, handle, batch(), 4)
+    apply(handle, attune.Setting.neutral(8))
+    train(model, handle, batch(), 4)
+    assert handle.last_observation.step == 8
+    assert observation_fault(handle.last_observation, handle.sites) is None
+    handle.remove()
+
+
+def test_a_measurement_that_fails_in_a_forward_pass_is_told_and_training_goes_on(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("attune.measure.look", fail)
+    model = encoder()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    with pytest.warns(RuntimeWarning, match="no such kernel"):
+        train(model, handle, batch(), 2)
+    assert handle.steps == 2
+    handle.remove()
+
+
 def test_a_site_that_disappears_is_named_once_and_the_others_are_tuned_and_baked():
     model = encoder().eval()
     handle = attached(model, endpoint="ipc:///nobody/there")

@@ -142,6 +142,18 @@ def test_a_resumed_hugging_face_trainer_is_the_same_job_with_its_setting(tmp_pat
     assert second.handle.setting == varied(first.handle.sites)
 
 
+def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, log):
+    callback = huggingface.AttuneCallback()
+    trainer = hugging_face(tmp_path, callback, steps=4, eval_strategy="steps", eval_steps=4)
+    trainer.train()
+    first = callback.handle
+    apply(first, varied(first.sites))
+    trainer.train()
+    assert callback.handle.job.key != first.job.key
+    assert callback.handle.steps == 4
+    assert callback.handle.setting == attune.Setting.neutral(8)
+
+
 def test_the_lightning_callback_reports_the_job_from_hello_to_bye(tmp_path, log):
     trainer, module = fit(tmp_path, in_lightning.AttuneCallback(name="l"))
     hello, *observations, bye = log()
@@ -181,6 +193,49 @@ def test_a_resumed_lightning_trainer_is_the_same_job_with_its_setting(tmp_path, 
     assert second.handle.job.key == first.handle.job.key
     assert second.handle.steps == 8
     assert second.handle.setting == varied(first.handle.sites)
+
+
+def test_a_lightning_checkpoint_that_is_only_tested_is_tested_as_it_was_tuned(tmp_path, log):
+    callback = in_lightning.AttuneCallback()
+    trainer, module = fit(tmp_path, callback, steps=4)
+    handle = callback.handle
+    apply(handle, varied(handle.sites))
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    apply(handle, attune.Setting.neutral(8))
+    rows = DataLoader(sentences(), 4)
+    trainer.validate(module, rows, ckpt_path=tmp_path / "saved.ckpt", verbose=False)
+    assert handle.setting == varied(handle.sites)
+    # What was looked at is not gone on from.
+    trainer.fit_loop.epoch_loop.max_steps = 8
+    trainer.fit(module, rows, rows)
+    assert callback.handle.job.key != handle.job.key
+
+
+def test_a_lightning_trainer_without_an_end_needs_a_budget(tmp_path, log):
+    class Stop(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 2
+
+    def run(callback):
+        trainer = lightning.Trainer(
+            default_root_dir=tmp_path,
+            max_epochs=-1,
+            callbacks=[callback, Stop()],
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        rows = DataLoader(sentences(), 4)
+        trainer.fit(Module(), rows, rows)
+
+    endless = in_lightning.AttuneCallback()
+    with pytest.warns(UserWarning, match="give AttuneCallback a budget"):
+        run(endless)
+    assert endless.handle is None
+    told = in_lightning.AttuneCallback(budget=attune.Budget.steps(100))
+    run(told)
+    assert told.handle.job.budget == attune.Budget.steps(100)
 
 
 def test_a_lightning_job_that_throws_has_failed(tmp_path, log):

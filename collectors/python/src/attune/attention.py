@@ -130,6 +130,7 @@ class Tuning(nn.Module):
         # Whether heads cannot be cut out: then the ones that are not active are computed, and their
         # outputs are 0.
         self.uncut = False
+        self.neutral_where_absent = True  # from a checkpoint
         self.shared = Shared()  # of a measured step
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
@@ -156,7 +157,9 @@ class Tuning(nn.Module):
         for name in ("scale", "gain", "active"):
             value = state_dict.get(prefix + name)
             if value is None:
-                state_dict[prefix + name] = torch.ones_like(getattr(self, name))
+                now = getattr(self, name).detach()
+                absent = torch.ones_like(now) if self.neutral_where_absent else now.clone()
+                state_dict[prefix + name] = absent
             elif tuple(value.shape) != (self.site.heads,):
                 raise ValueError(
                     f"the checkpoint has {value.numel()} heads at site '{self.site.name}' and the "
@@ -320,10 +323,16 @@ class Tuning(nn.Module):
         if self.uncut:
             query, key, output = (part.index_select(1, self.index) for part in (query, key, output))
             mask = self.cut_mask(mask, self.index)
-        view = self._view(mask, causal, batch, length, keys)
-        sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
         if _compiling():
+            view = self._view(mask, causal, batch, length, keys)
+            sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
             self.keep(measure.numbers([sample])[0], self.index)
+            return
+        try:
+            view = self._view(mask, causal, batch, length, keys)
+            sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
+        except RuntimeError as error:
+            self.leave_unmeasured(str(error).partition("\n")[0])
         else:
             self.shared.add(self, sample, self.index)
 

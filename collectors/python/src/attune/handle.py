@@ -278,7 +278,7 @@ class Handle:
     def _arm(self) -> None:
         """Lets the next step measure itself where that is due."""
         if distributed.several():
-            due = is_due(self._step + 1, self._measure_every)
+            due = self._measure_every > 0 and is_due(self._step + 1, self._measure_every)
         else:
             due = self._probe.due(self._step + 1)
         self._measuring = due
@@ -296,7 +296,7 @@ class Handle:
             self._mean_loss(),
             min(1.0, _PASSES_PER_FORWARD * forward / seconds) if seconds > 0 else 0.0,
             self._compute_seconds + seconds,
-            self._probe.measure_every,
+            self._probe.measure_every if self._probe.due(1) else 0,  # 0: nobody listens
             action.setting if action is not None else None,
         )
         self._measure_every = told.measure_every
@@ -352,11 +352,12 @@ class Handle:
             site, fault = place.tuning.site, place.tuning.fault
             heads = range(first, first + site.heads)
             first += site.heads
-            missing = [
-                head
-                for head in heads
-                if self._tuned.setting.active[head] and not (sane[head] and rows[head][-1] > 0)
+            active = self._tuned.setting.active
+            # A skipped one keeps its numbers too: it may be switched on where nothing measures.
+            stale = [
+                head for head in heads if not (active[head] and sane[head] and rows[head][-1] > 0)
             ]
+            missing = [head for head in stale if active[head]]
             if fault:
                 self._warn(f"site '{site.name}' {fault}")
             elif missing and any(not sane[head] for head in missing):
@@ -369,7 +370,7 @@ class Handle:
                     f"site '{site.name}' did not measure: it was not run in training mode with two "
                     "keys to attend to; its heads keep the measurement before"
                 )
-            for head in missing:
+            for head in stale:
                 rows[head] = self._last_numbers[head]
         return rows
 

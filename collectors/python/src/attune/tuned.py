@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -19,6 +19,15 @@ from attune.values import Setting, Site, floats, setting_fault
 
 # Where DistributedDataParallel looks for the buffers that it need not spread.
 _DDP_IGNORED = "_ddp_params_and_buffers_to_ignore"
+
+
+def _look_at_checkpoint(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """One that has only a part of the weights (those of adapters, say) says nothing of tuning."""
+    own = [name for name in module.state_dict() if f".{NAME}." not in f".{name}"]
+    tuning = cast(Tuning, module._modules[NAME])
+    tuning.neutral_where_absent = all(prefix + name in state_dict for name in own)
 
 
 class Place(NamedTuple):
@@ -92,9 +101,17 @@ class TunedModel:
         # The ranks change them alike, each by itself.
         self._ignored = self.model.__dict__.get(_DDP_IGNORED)
         setattr(self.model, _DDP_IGNORED, [*(self._ignored or ()), *names])
+        self._hooks = [
+            place.module._register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+                _look_at_checkpoint, with_module=True
+            )
+            for place in self.places
+        ]
 
     def detach(self) -> None:
         """Restores the model exactly."""
+        for hook in self._hooks:
+            hook.remove()
         for place in reversed(self.places):
             place.restore()
         if self._ignored is None:

@@ -70,12 +70,12 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
     def _merge(self, heads: Tensor, index: Tensor | None) -> Tensor:
         """[batch, A, queries, width] → [queries, batch, embed_dim]."""
         batch, _, length, width = heads.shape
-        flat = heads.permute(2, 0, 1, 3).reshape(length * batch, -1)
+        flat = heads.permute(2, 0, 1, 3).reshape(length * batch, heads.shape[1] * width)
         weight = self.out_proj.weight
         if index is not None:
             weight = weight.index_select(1, _rows(index, width))
         output = F.linear(flat, weight, self.out_proj.bias)
-        return output.view(length, batch, -1)
+        return output.view(length, batch, output.shape[-1])
 
 
 def _rows(index: Tensor, width: int) -> Tensor:
@@ -134,8 +134,9 @@ def _project(
     def split(x: Tensor) -> Tensor:
         # [length, batch, A × width] → [batch, A, length, width]
         length, batch = x.shape[0], x.shape[1]
-        flat = x.contiguous().view(length, batch * (x.shape[2] // width), width)
-        return flat.transpose(0, 1).view(batch, -1, length, width)
+        heads = x.shape[2] // width
+        flat = x.contiguous().view(length, batch * heads, width)
+        return flat.transpose(0, 1).view(batch, heads, length, width)
 
     q, k, v = split(q), split(k), split(v)
     if plan.scale is not None:
@@ -148,7 +149,8 @@ def _packed(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> tupl
     together = F.linear(x, weight, bias)
     if not _HAS_SDPA:
         return tuple(together.chunk(blocks, dim=-1))
-    parts = together.view(*together.shape[:-1], blocks, -1).unsqueeze(0)
+    size = together.shape[-1] // blocks
+    parts = together.view(*together.shape[:-1], blocks, size).unsqueeze(0)
     return tuple(parts.transpose(0, -2).squeeze(-2).contiguous().unbind(0))
 
 
@@ -165,19 +167,20 @@ def _attend(
     if _HAS_SDPA and not need_weights:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal), None
     batch, heads, length, width = q.shape
-    flat_q, flat_k, flat_v = (x.reshape(batch * heads, -1, width) for x in (q, k, v))
+    keys = k.shape[2]
+    flat_q, flat_k, flat_v = (x.reshape(batch * heads, x.shape[2], width) for x in (q, k, v))
     flat_q = flat_q * math.sqrt(1.0 / width) if _HAS_SDPA else flat_q / math.sqrt(width)
     if mask is None:
         weights = torch.bmm(flat_q, flat_k.transpose(-2, -1))
     else:
         full = mask.expand(batch, heads if mask.shape[1] > 1 else mask.shape[1], *mask.shape[2:])
-        flat_mask = full.expand(batch, heads, length, k.shape[2]).reshape(batch * heads, length, -1)
+        flat_mask = full.expand(batch, heads, length, keys).reshape(batch * heads, length, keys)
         weights = torch.baddbmm(flat_mask, flat_q, flat_k.transpose(-2, -1))
     weights = torch.softmax(weights, dim=-1)
     if dropout > 0.0:
         weights = F.dropout(weights, p=dropout)
     heads_out = torch.bmm(weights, flat_v).view(batch, heads, length, width)
-    return heads_out, weights.view(batch, heads, length, -1) if need_weights else None
+    return heads_out, weights.view(batch, heads, length, keys) if need_weights else None
 
 
 def _merge_masks(

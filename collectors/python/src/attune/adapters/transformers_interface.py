@@ -8,6 +8,7 @@ stay as they are. Projections are the model's own, so inactive heads are cut out
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ from attune.values import Setting, Site, SiteKind
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _EAGER = "eager_attention_forward"
+# Of the queries, in one file or another: what is folded into their projection it takes out again.
+_QUERY_NORM = re.compile("(q|qk|query)_?(layer_?)?norm")
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -89,6 +92,11 @@ def _attend(
         if isinstance(kwargs.get("position_bias"), Tensor):
             bias = tuning.cut_mask(kwargs["position_bias"], plan.active)
             kwargs = {**kwargs, "position_bias": bias}
+        if isinstance(kwargs.get("head_mask"), Tensor):
+            of_heads = kwargs["head_mask"]  # [heads], or as it broadcasts to the weights
+            if of_heads.dim() == 1:
+                of_heads = of_heads.index_select(0, plan.active)
+            kwargs = {**kwargs, "head_mask": tuning.cut_mask(of_heads, plan.active)}
         if groups > 1:
             caller = _Ungrouped(module)
     if plan.scale is not None:
@@ -272,10 +280,12 @@ class TransformersInterface:
         if width is None or query is None:
             raise ValueError(f"the query projection of {type(module).__name__} is not known")
         if any(scale != 1 for scale in setting.scale):
-            if _child(module, "q_norm", "query_norm", "q_layernorm") is not None:
+            if any(_QUERY_NORM.fullmatch(name) for name, _ in module.named_children()):
                 raise ValueError(
                     f"{type(module).__name__} normalises its queries: no weight can take up scales"
                 )
+            if query is not _child(module, "c_attn", "qkv"):
+                _expect(query, heads, width, inputs=False)
             fold(query, setting.scale, width)
         gains = outputs_of(setting)
         if all(gain == 1 for gain in gains):
@@ -283,6 +293,7 @@ class TransformersInterface:
         output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin")
         value = _child(module, "v_proj", "value", "v", "v_lin")
         if output is not None:
+            _expect(output, heads, width, inputs=True)
             fold(output, gains, width, inputs=True)
         elif value is not None and _outputs(value) == heads * width:
             fold(value, gains, width)  # the output projection is elsewhere; p · (v g) = (p · v) g
@@ -335,3 +346,13 @@ def _child(module: nn.Module, *names: str) -> nn.Module | None:
 def _outputs(projection: nn.Module) -> int:
     weight = cast(Tensor, projection.weight)
     return int(weight.shape[0] if isinstance(projection, nn.Linear) else weight.shape[1])
+
+
+def _expect(projection: nn.Module, heads: int, width: int, inputs: bool) -> None:
+    """Nothing but the heads in a plain projection: queries may be wider than values."""
+    weight = projection.weight
+    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+        return  # `fold` says what is wrong with it
+    has = weight.shape[1 if inputs == isinstance(projection, nn.Linear) else 0]
+    if has != heads * width:
+        raise ValueError(f"a projection of {has} is not that of {heads} heads of {width} alone")

@@ -59,10 +59,13 @@ class AttuneCallback(TrainerCallback, ExportableState):
         assert model is not None
         if self.handle is not None:  # a Trainer that trains again begins another job
             self.handle.remove()
+        self._validation_loss = None
         states: Any = state.stateful_callbacks  # by class; a list where there are several of it
         saved = (states or {}).get(type(self).__name__) or {}
         if isinstance(saved, list):
             saved = saved[0]
+        # A Trainer that begins has asked its callbacks for their states, the job before included.
+        resumed = (saved.get("attributes") or {}).get("resumed") if state.global_step else None
         self.handle = attach(
             model,
             name=self._name,
@@ -70,7 +73,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
             seed=args.seed,
             learning_rate=args.learning_rate,
             policy=self._policy,
-            state=(saved.get("attributes") or {}).get("resumed"),
+            state=resumed,
         )
         self._losses.follow(model)
 

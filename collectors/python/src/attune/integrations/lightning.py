@@ -10,28 +10,33 @@ Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from attune.adapters import NAME
 from attune.handle import Handle, attach
-from attune.values import Budget, Outcome
+from attune.values import Budget, Outcome, Setting, floats
 
 
 class AttuneCallback(Callback):
     """Tunes the module while the Trainer fits it.
 
-    The budget is the Trainer's number of optimiser steps. The training loss is what
-    `training_step` returns, over all batches of a step. Checkpoints hold the plain weights; the
-    job's key, step and setting are in the callback's own state, so that they load anywhere.
+    The budget is the Trainer's number of optimiser steps; one that has none (`max_epochs=-1`)
+    needs `budget`. The training loss is what `training_step` returns, over all batches of a step.
+    Checkpoints hold the plain weights; the job's key, step and setting are in the callback's own
+    state, so that they load anywhere. (Lightning asks no callback where `save_weights_only` is set:
+    such a checkpoint has the tuning's buffers too.)
 
     Args:
         name: Of the job, for people.
         policy: Who is to decide; empty: as the daemon is set.
         learning_rate: The highest of the schedule; None: that of the first optimiser.
+        budget: Of the job; None: the Trainer's steps.
         validation_loss: Name of the logged metric that is the job's validation loss, in nats.
         writer: A `SummaryWriter` that is told what was measured
             (`attune.integrations.tensorboard`).
@@ -45,6 +50,7 @@ class AttuneCallback(Callback):
         name: str = "job",
         policy: str = "",
         learning_rate: float | None = None,
+        budget: Budget | None = None,
         validation_loss: str = "val_loss",
         writer: Any = None,
     ) -> None:
@@ -52,9 +58,11 @@ class AttuneCallback(Callback):
         self._name = name
         self._policy = policy
         self._learning_rate = learning_rate
+        self._budget = budget
         self._metric = validation_loss
         self._writer = writer
         self._resumed: dict[str, Any] | None = None
+        self._fits = False  # the checkpoint that is loaded is one to go on from
         self._losses: list[torch.Tensor] = []
         self._steps = 0
 
@@ -62,6 +70,19 @@ class AttuneCallback(Callback):
         """Attaches to the module, after its checkpoint was loaded."""
         if self.handle is not None:  # a Trainer that fits again begins another job
             self.handle.remove()
+            self.handle = None
+        resumed, self._resumed = self._resumed, None
+        budget = self._budget
+        if budget is None:
+            steps = trainer.estimated_stepping_batches
+            if not 0 < steps < float("inf"):
+                warnings.warn(
+                    "attune: the Trainer does not say how many steps it will make: the job is not "
+                    "tuned; give AttuneCallback a budget, as Budget.steps(10_000)",
+                    stacklevel=2,
+                )
+                return
+            budget = Budget.steps(int(steps))
         rate = self._learning_rate
         if rate is None:
             rate = max(
@@ -71,10 +92,10 @@ class AttuneCallback(Callback):
         self.handle = attach(
             pl_module,
             name=self._name,
-            budget=Budget.steps(int(trainer.estimated_stepping_batches)),
+            budget=budget,
             learning_rate=rate,
             policy=self._policy,
-            state=self._resumed,
+            state=resumed,
         )
         self._steps = trainer.global_step
         self._losses = []
@@ -137,6 +158,19 @@ class AttuneCallback(Callback):
         """What the checkpoint keeps of the job."""
         return {"job": self.handle.state_dict() if self.handle is not None else None}
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Comes between the weights and `load_state_dict`."""
+        self._fits = trainer.state.fn == TrainerFn.FITTING
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Comes before `on_train_start`."""
-        self._resumed = state_dict["job"]
+        """Comes before `on_train_start`; or the weights are only looked at, tuned as they were."""
+        job = state_dict["job"]
+        if self._fits:
+            self._resumed = job
+        elif job is not None and self.handle is not None:
+            scale, gain = floats(job["scale"]), floats(job["gain"])
+            fault = self.handle.apply(Setting(scale, gain, bytes(job["active"])))
+            if fault:
+                raise ValueError(f"the checkpoint's setting: {fault}")
