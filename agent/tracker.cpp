@@ -60,7 +60,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
       setting_(hello.setting),
       governor_(options),
       meter_(FirstBaseline(options, std::move(recorded), hello.job.topology.Heads(), past),
-             past.empty() ? 0 : past.back().reading.last_step,
+             past.empty() ? 0 : std::min(past.back().reading.last_step, hello.step),
              past.empty() ? 0 : past.back().reading.end_compute) {
   record_.id = id;
   record_.spec = hello.job;
@@ -77,12 +77,8 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   if (!readings_.empty()) {
     record_.compute_seconds = readings_.back().end_compute;
     record_.loss = readings_.back().loss;
-    // A daemon before this one may have cut the budget into more windows.
-    const double progress =
-        Progress(record_.spec.budget, readings_.back().last_step, readings_.back().end_compute);
-    const auto full = FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
-    ahead_ = window_ - std::min(window_, full);
   }
+  count_on_ = !past.empty();  // a daemon before this one may have cut more windows
 }
 
 std::size_t Tracker::ReadingsUpTo(std::uint64_t step) const {
@@ -165,6 +161,7 @@ Emission Tracker::Resume(const Hello& hello) {
   if (last_ && hello.step < last_->step) {
     // Started anew from a checkpoint: the steps behind it come once more.
     last_.reset();
+    count_on_ = true;
     meter_ = Meter(meter_.Base(), hello.step, readings_.empty() ? 0 : readings_.back().end_compute);
   }
   if (hello.setting != setting_) {
@@ -358,7 +355,8 @@ std::uint32_t Tracker::MeasureEvery() const {
 }
 
 std::uint64_t Tracker::WindowSteps() const {
-  return readings_.empty() ? 1 : readings_.back().last_step - readings_.back().first_step + 1;
+  if (readings_.empty() || readings_.back().last_step < readings_.back().first_step) return 1;
+  return readings_.back().last_step - readings_.back().first_step + 1;
 }
 
 void Tracker::Issue(Trial trial, Emission& emission) {
@@ -399,8 +397,9 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   Emission emission;
   const double progress =
       Progress(record_.spec.budget, observation.step, observation.compute_seconds);
-  const std::uint32_t full =
-      ahead_ + FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
+  const std::uint32_t own = FullWindows(progress, static_cast<std::uint32_t>(options_.windows));
+  if (std::exchange(count_on_, false)) ahead_ = window_ - std::min(window_, own);
+  const std::uint32_t full = ahead_ + own;
   if (first && full > 0) {
     // The job was under way before anybody listened: its windows begin here.
     meter_ = Meter(meter_.Base(), observation.step, observation.compute_seconds);

@@ -110,7 +110,8 @@ class Tracker {
   std::vector<WindowReading> readings_;
   std::vector<CurvePoint> curve_;  // of the readings
   std::uint32_t window_ = 0;       // the one that is filling
-  std::uint32_t ahead_ = 0;        // by which windows before this daemon outnumber its own
+  std::uint32_t ahead_ = 0;        // windows beyond those that the trainer's progress makes
+  bool count_on_ = false;  // the next observation says how many: it may stand before the last
   struct Stand {
     std::uint64_t step;
     double compute_seconds;

@@ -124,8 +124,10 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
   for (const std::string& file : stores) {
     const Store store(file, Store::Mode::kReadOnly);
     for (JobRecord& job : store.Jobs(kAll)) {
+      // Losses and compute are compared by their logarithms.
       if (job.outcome != Outcome::kFinished || !job.validation_loss ||
-          !std::isfinite(*job.validation_loss)) {
+          !std::isfinite(*job.validation_loss) || !(*job.validation_loss > 0) ||
+          !(job.compute_seconds > 0)) {
         continue;
       }
       Episode episode;
@@ -137,7 +139,11 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
         episode.trials.push_back(std::move(*trial));
         episode.returns.push_back(rest);
       }
-      const std::string key = fmt::format("{} seed {}", job.spec.name, job.spec.seed);
+      std::string key = fmt::format("{} seed {} {} {}", job.spec.name, job.spec.seed,
+                                    Name(job.spec.budget.kind), job.spec.budget.amount);
+      for (const Site& site : job.spec.topology.sites) {
+        key += fmt::format(" {}x{} of {}", site.heads, site.head_width, site.context);
+      }
       episode.job = std::move(job);
       if (episode.trials.empty()) continue;
       std::ranges::reverse(episode.trials);
@@ -237,10 +243,16 @@ void Weigh(Group& group, const Critic& loss, const Critic* compute, const Weighi
 void WeighGreedily(Group& group) {
   std::map<std::uint32_t, std::vector<double>> rewards;
   for (const Episode& episode : group.episodes) {
-    for (const Trial& trial : episode.trials) rewards[trial.window].push_back(*trial.reward);
+    for (const Trial& trial : episode.trials) {
+      if (trial.reward) rewards[trial.window].push_back(*trial.reward);
+    }
   }
   for (Episode& episode : group.episodes) {
     for (const Trial& trial : episode.trials) {
+      if (!trial.reward) {  // a person was faster
+        episode.weights.push_back(0);
+        continue;
+      }
       const std::vector<double>& others = rewards[trial.window];
       const auto count = static_cast<double>(others.size());
       double mean = 0;

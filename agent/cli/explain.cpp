@@ -15,7 +15,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kNearest = 3;          // like trials that are shown
-constexpr std::uint64_t kLookBack = 10'000;  // trials that are searched for them
+constexpr std::uint64_t kLookBack = 10'000;  // trials that are searched for them …
+constexpr std::size_t kAtATime = 200;        // … of which so many are in memory
 
 json OrNull(const std::optional<double>& value) { return value ? json(*value) : json(); }
 
@@ -72,12 +73,18 @@ std::vector<Trial> NearestTrials(const Store& store, const Trial& trial) {
   const Mean own = mean(trial.state);
   const std::uint64_t last = store.LastTrialId();
   std::map<std::uint64_t, std::pair<double, Trial>> of_job;  // the nearest of each
-  for (Trial& other : store.CompleteTrials(last > kLookBack ? last - kLookBack : 0, kLookBack)) {
-    if (other.job == trial.job || other.acknowledgement.status == AckStatus::kNone) continue;
-    const double away = distance(own, mean(other.state));
-    const auto found = of_job.find(other.job);
-    if (found == of_job.end() || away < found->second.first) {
-      of_job.insert_or_assign(other.job, std::pair{away, std::move(other)});
+  std::uint64_t seen = last > kLookBack ? last - kLookBack : 0;
+  for (auto some = store.CompleteTrials(seen, kAtATime); !some.empty();
+       some = store.CompleteTrials(seen, kAtATime)) {
+    seen = some.back().id;
+    for (Trial& other : some) {
+      // What the trainer never did says nothing of what came.
+      if (other.job == trial.job || other.acknowledgement.status != AckStatus::kApplied) continue;
+      const double away = distance(own, mean(other.state));
+      const auto found = of_job.find(other.job);
+      if (found == of_job.end() || away < found->second.first) {
+        of_job.insert_or_assign(other.job, std::pair{away, std::move(other)});
+      }
     }
   }
   std::vector<std::pair<double, Trial>> nearest;

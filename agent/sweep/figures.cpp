@@ -82,11 +82,12 @@ Figure WorstJob(const std::vector<Pair>& pairs, bool minimize, std::size_t left_
 }
 
 std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& runs,
-                                const Selection& selection, std::size_t left_out) {
+                                const Selection& selection, bool minimize, std::size_t left_out) {
   std::vector<double> shares;
   for (const auto& [job, own] : ByJob(pairs)) {
     double closed = 0;
     double gap = 0;
+    std::size_t compared = 0;
     for (const Pair& pair : own) {
       Run healthy = pair.run->run;
       healthy.parameters.update(selection.healthy);
@@ -98,8 +99,13 @@ std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& ru
       const double sick = pair.partner->outcome->last->value;
       closed += sick - pair.run->outcome->last->value;
       gap += sick - found->second->outcome->last->value;
+      ++compared;
     }
-    if (gap != 0) shares.push_back(closed / gap);
+    if ((minimize ? gap : -gap) > 0) {
+      shares.push_back(closed / gap);
+    } else {
+      left_out += compared;  // the healthy ones ended no better: there is nothing to close
+    }
   }
   if (shares.empty()) return std::nullopt;
   return Figure{Mean(shares), left_out};
@@ -190,14 +196,20 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   for (const Result& result : results.runs) {
     if (can_say(result)) runs[Key(result.run.policy, result.run)] = &result;
   }
+  // What has no logarithm has no ratio that tells better from worse.
+  const bool by_ratio = name == "relative" || name == "worst_relative" || name == "worst_job";
+  const auto has_figure = [&](const Result& result) {
+    const auto number = Number(result, selection.field);
+    return number && (!by_ratio || *number > 0);
+  };
   std::vector<Pair> pairs;
   for (const Result& result : results.runs) {
     if (!Selects(selection, results.spec, result.run) || result.run.policy == selection.against) {
       continue;
     }
     const auto partner = runs.find(Key(selection.against, result.run));
-    if (partner == runs.end() || !can_say(result) || !Number(result, selection.field) ||
-        !Number(*partner->second, selection.field)) {
+    if (partner == runs.end() || !can_say(result) || !has_figure(result) ||
+        !has_figure(*partner->second)) {
       ++figure.left_out;
     } else {
       pairs.push_back({&result, partner->second});
@@ -205,7 +217,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   }
   if (pairs.empty()) return std::nullopt;
   if (name == "worst_job") return WorstJob(pairs, minimize, figure.left_out);
-  if (name == "gap_closed") return GapClosed(pairs, runs, selection, figure.left_out);
+  if (name == "gap_closed") return GapClosed(pairs, runs, selection, minimize, figure.left_out);
   if (name == "hindsight") return Hindsight(pairs, runs, selection, minimize, figure.left_out);
   for (const Pair& pair : pairs) {
     Point own = *pair.run->outcome->last;

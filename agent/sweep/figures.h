@@ -61,7 +61,8 @@ struct Selection {
 struct Figure {
   Interval interval;
   // Runs without a result, or whose partner has none; of worst_job, gap_closed, hindsight and
-  // compute also those that halving stopped.
+  // compute also those that halving stopped; of ratios those of numbers that are not above 0; of
+  // gap_closed those of jobs without a gap.
   std::size_t left_out = 0;
 };
 

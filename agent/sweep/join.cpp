@@ -97,7 +97,17 @@ Joined Join(const Folder& folder, const json& report) {
     return fmt::format("{} {}", outcome.host, outcome.started);
   };
   std::set<std::string> theirs;
-  for (const Ended& ended : runs) theirs.insert(when(ended.outcome));
+  std::map<std::string, const RunOutcome*> outcome_of;
+  for (const Ended& ended : runs) {
+    theirs.insert(when(ended.outcome));
+    outcome_of[key(ended.run)] = &ended.outcome;
+  }
+  // What failed on the other machine when it was joined, and has been done there again since.
+  const auto is_redone = [&](const Run& run, const RunOutcome& outcome) {
+    const auto now = outcome_of.find(key(run));
+    return now != outcome_of.end() && outcome.ending != Ending::kFinished &&
+           outcome.host == now->second->host && outcome.started < now->second->started;
+  };
   std::map<std::string, std::uint64_t> planned;
   std::set<std::uint64_t> joined_before;
   std::set<std::string> taken_pairs;
@@ -105,7 +115,7 @@ Joined Join(const Folder& folder, const json& report) {
     planned[key(run)] = run.id;
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && theirs.contains(when(*outcome))) joined_before.insert(run.id);
-    const bool of_others = outcome && !theirs.contains(when(*outcome));
+    const bool of_others = outcome && !theirs.contains(when(*outcome)) && !is_redone(run, *outcome);
     // A task that a killed runner has left goes on.
     if (of_others || IsHeld(folder.Of(run.id) / "lock")) taken_pairs.insert(run.Pair());
   }

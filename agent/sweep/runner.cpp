@@ -105,7 +105,12 @@ class SweepDaemon {
       board->Say(fmt::format("attuned {}is gone: starting it again",
                              name_.empty() ? "" : "of " + name_ + " "));
     child_.reset();
-    child_ = StartDaemon(paths_, flags_, [] { return interrupted != 0; });
+    try {
+      child_ = StartDaemon(paths_, flags_, [] { return interrupted != 0; });
+    } catch (const std::runtime_error& error) {
+      if (board == nullptr) throw;
+      board->Say(fmt::format("{}; trying again", error.what()));  // the runs go on meanwhile
+    }
   }
 
   [[nodiscard]] std::map<std::string, std::string> Variables() const {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -44,8 +45,12 @@ Answer Call(const std::string& command) {
   std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen((command + " 2>&1").c_str(), "re"), pclose);
   if (!pipe) throw std::runtime_error("cannot start a shell");
   std::array<char, 4096> buffer{};
-  while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), pipe.get())) {
+  while (true) {
+    const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), pipe.get());
     answer.text.append(buffer.data(), count);
+    if (count > 0) continue;
+    if (std::ferror(pipe.get()) == 0 || errno != EINTR) break;
+    std::clearerr(pipe.get());  // a signal to stop: what was submitted is to be known all the same
   }
   const int status = pclose(pipe.release());
   answer.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -80,7 +85,9 @@ class SlurmExecutor : public Executor {
   }
 
   std::size_t Room() const override {
-    // What Slurm has it begins by itself: where a limit may end the sweep, it has few at a time.
+    // What Slurm has it begins by itself, and no two arrays know of each other's limit: one at a
+    // time. Where compute_seconds may end the sweep, it has few tasks at a time instead.
+    if (!(spec_.limits.compute_seconds > 0) && !tasks_.empty()) return 0;
     const std::size_t most = spec_.limits.compute_seconds > 0
                                  ? std::min<std::size_t>(kMostTasks, spec_.limits.parallel)
                                  : kMostTasks;

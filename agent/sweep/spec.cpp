@@ -400,6 +400,45 @@ void CheckUse(const Spec& spec, const Section& section, const Section& environme
   }
 }
 
+// Who is run at all: by [parameters], by cases, or by default.
+std::set<std::string> PoliciesOf(const Spec& spec) {
+  std::set<std::string> policies;
+  for (const Parameter& parameter : spec.parameters) {
+    if (parameter.name != "policy") continue;
+    for (const json& policy : std::get<0>(parameter.values)) policies.insert(policy);
+  }
+  for (const json& point : spec.cases) {
+    if (point.contains("policy")) policies.insert(point["policy"]);
+  }
+  if (policies.empty()) policies.insert(spec.twin ? "auto" : std::string(kUntuned));
+  if (spec.twin) policies.insert(std::string(kUntuned));
+  return policies;
+}
+
+// A bar about runs that the sweep does not have would fail after all the others had run.
+void CheckBar(const Spec& spec, const Bar& bar, const Section& section) {
+  const std::set<std::string> policies = PoliciesOf(spec);
+  const auto check = [&](std::string_view key, const std::string& policy) {
+    if (policy.empty() || policies.contains(policy)) return;
+    section.Fail(key, fmt::format("no run has the policy '{}'; there are {}", policy,
+                                  fmt::join(policies, ", ")));
+  };
+  check("policy", bar.policy);
+  if (bar.against != kUntuned) check("against", bar.against);
+  for (const std::string& policy : bar.among) check("among", policy);
+  const auto check_names = [&](std::string_view table, const json& names, bool or_seed) {
+    for (const auto& [name, value] : names.items()) {
+      const bool known =
+          (or_seed && name == "seed") ||
+          std::ranges::any_of(spec.parameters, [&](const auto& own) { return own.name == name; }) ||
+          std::ranges::any_of(spec.cases, [&](const json& point) { return point.contains(name); });
+      if (!known) section.Fail(table, fmt::format("no run has a parameter '{}'", name));
+    }
+  };
+  check_names("where", bar.where, true);
+  check_names("healthy", bar.healthy, false);
+}
+
 }  // namespace
 
 bool Spec::Tunes(const std::string& policy) const {
@@ -539,7 +578,10 @@ Spec ParseSpec(std::string_view text, const fs::path& file) {
   spec.slurm.options = slurm.Words("options");
   slurm.Read("listen", spec.slurm.listen);
   slurm.Finish();
-  for (Section& bar : section.Tables("bar")) spec.bars.push_back(ReadBar(bar));
+  for (Section& bar : section.Tables("bar")) {
+    spec.bars.push_back(ReadBar(bar));
+    CheckBar(spec, spec.bars.back(), bar);
+  }
   section.Finish();
 
   CheckUse(spec, section, environment, names);

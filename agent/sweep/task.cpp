@@ -32,6 +32,27 @@
 namespace attune::sweep {
 namespace {
 
+// Python's json writes NaN, Infinity and -Infinity, which are no JSON: null for each of them.
+std::string WithoutNaN(std::string_view line) {
+  std::string text;
+  bool quoted = false;
+  while (!line.empty()) {
+    std::size_t length = 1;
+    bool number = false;
+    for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
+      if (!quoted && line.starts_with(word)) {
+        length = word.size();
+        number = true;
+      }
+    }
+    if (quoted && line.front() == '\\') length = std::min<std::size_t>(2, line.size());
+    if (line.front() == '"') quoted = !quoted;
+    text += number ? "null" : line.substr(0, length);
+    line.remove_prefix(length);
+  }
+  return text;
+}
+
 namespace fs = std::filesystem;
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
@@ -414,12 +435,9 @@ class Task {
       if (!line.empty()) last_words_ = line.substr(0, 300);
       return;
     }
-    const json object = json::parse(line, nullptr, false);
-    if (object.is_discarded()) {
-      // Python's NaN is no JSON: the run has diverged, as with null.
-      if (line.find('"' + spec_.metric + '"') != std::string::npos) last_.reset();
-      return;
-    }
+    json object = json::parse(line, nullptr, false);
+    if (object.is_discarded()) object = json::parse(WithoutNaN(line), nullptr, false);
+    if (object.is_discarded()) return;
     const auto number = [&](const std::string& name) -> std::optional<double> {
       const auto found = object.find(name);
       if (found == object.end() || !found->is_number()) return std::nullopt;

@@ -602,8 +602,34 @@ TEST_CASE("a trainer that was started anew from a checkpoint reports steps once 
   static_cast<void>(bench.tracker.Resume(hello));
   for (std::uint64_t step = 23; step <= 40; ++step) CHECK_NOTHROW(bench.Step(step, 5.0));
   const auto trials = bench.Of<Trial>();
-  CHECK(trials.back().step == 40);
-  CHECK(trials.back().window == 5);
+  REQUIRE(trials.size() == 7);
+  CHECK(trials[4].step == 30);
+  CHECK(trials[4].window == 4);
+  CHECK(trials[5].step == 30);  // once more, and decided on once more
+  CHECK(trials[5].window == 5);
+  CHECK(trials[6].step == 40);
+  CHECK(trials[6].window == 6);
+}
+
+TEST_CASE("a run that begins from the start again under its key is decided on all along") {
+  Bench before;
+  for (std::uint64_t step = 1; step <= 80; ++step) before.Step(step, 5.0);
+  const auto past = before.Of<ObservationRecord>();
+  Chain chain("keep");
+  Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
+  std::uint64_t trial_id = 100;
+  std::vector<Trial> trials;
+  for (std::uint64_t step = 1; step <= 20; ++step) {
+    const Emission emission =
+        tracker.Take(test::HealthyStep(step, 5.0, before.setting), chain, trial_id);
+    for (const Record& record : emission.records) {
+      if (const auto* trial = std::get_if<Trial>(&record)) trials.push_back(*trial);
+    }
+  }
+  REQUIRE(trials.size() == 4);
+  CHECK(trials[0].step == kFirstEnd);
+  CHECK(trials[0].window == past.back().window + 1);
+  CHECK(trials[3].step == 20);
 }
 
 TEST_CASE("a job that diverged ends without a validation loss") {

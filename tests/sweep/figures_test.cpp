@@ -160,6 +160,36 @@ TEST_CASE("the gap closed is measured on the untuned run that is healthy") {
   CHECK_FALSE(Compute("gap_closed", results, selection));
 }
 
+TEST_CASE("where the healthy run ended no better there is no gap to close") {
+  Results results = Sample();  // of 4 heads: 2 and 3 untuned, 1.5 and 2.5 tuned
+  for (std::uint64_t seed : {0, 1}) {
+    results.runs.push_back(MakeResult("untuned", 8, seed, {{10, 10, 4}}));
+    results.runs.push_back(MakeResult("untuned", 2, seed, {{10, 10, 3}}));
+    results.runs.push_back(MakeResult("kmeans", 2, seed, {{10, 10, 2}}));
+    results.runs.push_back(MakeResult("untuned", 3, seed, {{10, 10, 1}}));
+  }
+  Selection selection;
+  selection.where = {{"heads", 4}};
+  selection.healthy = {{"heads", 8}};
+  CHECK_FALSE(Compute("gap_closed", results, selection));
+  selection.where = json::object();
+  selection.healthy = {{"heads", 3}};  // gaps of 1.5 and 2: closed 0.5 / 1.5 and 1 / 2
+  CHECK(FigureOf(results, "gap_closed", selection) == Approx((1.0 / 3 + 0.5) / 2));
+}
+
+TEST_CASE("numbers that are not above 0 have no ratio") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("untuned", 8, 0, {{10, 10, -2}}));
+  results.runs.push_back(MakeResult("kmeans", 8, 0, {{10, 10, -1}}));
+  for (const char* name : {"relative", "worst_relative", "worst_job"}) {
+    CAPTURE(name);
+    const auto figure = Compute(name, results, {});
+    REQUIRE(figure);
+    CHECK(figure->left_out == 1);
+    CHECK(figure->interval.count == 2);
+  }
+}
+
 TEST_CASE("hindsight takes the best of the others for each job, and never less than nothing") {
   Results results = Sample();  // kmeans gains 0.5 at 4 heads
   for (std::uint64_t seed : {0, 1}) {

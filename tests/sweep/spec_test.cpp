@@ -152,6 +152,11 @@ TEST_CASE("what a sweep's file gets wrong is said with line and column") {
              Contains("there is no figure 'gain'"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\n[[bar]]\nfigure = 'value'"),
              Contains("either at_most or at_least"));
+  const std::string bar = kCommand + parameters + "1\n[[bar]]\nfigure = 'value'\nat_most = 1\n";
+  CHECK_THAT(Refusal(bar + "policy = 'netwrok'"),
+             StartsWith("/work/rates.toml:7:") && Contains("no run has the policy 'netwrok'"));
+  CHECK_THAT(Refusal(bar + "against = 'kmean'"), Contains("no run has the policy 'kmean'"));
+  CHECK_THAT(Refusal(bar + "where = {head = 8}"), Contains("no run has a parameter 'head'"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\n[[case]]\nrate = 2"),
              Contains("'rate' is in [parameters] too"));
   CHECK_THAT(Refusal("command = ['{a}']\n[[case]]\na = 1\n[[case]]\nb = 1"),
