@@ -33,7 +33,7 @@ using SteadyClock = std::chrono::steady_clock;
 // Messages taken in one turn before actions and deadlines get theirs.
 constexpr int kMessagesPerTurn = 1000;
 // Between looks at whether the store can be written again.
-constexpr std::chrono::seconds kRetryInterval{1};
+constexpr std::chrono::seconds kRetryInterval{10};
 
 double UnixTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -509,6 +509,7 @@ void Daemon::Loop::LoseSilent() {
   const auto now = SteadyClock::now();
   if (now < may_be_silent_) return;
   may_be_silent_ = SteadyClock::time_point::max();
+  bool on_disk = false;  // all that the jobs have had
   for (auto job = jobs_.begin(); job != jobs_.end();) {
     Live& live = job->second;
     if (now - live.heard < Silence()) {
@@ -518,23 +519,26 @@ void Daemon::Loop::LoseSilent() {
     }
     // Nothing of a lost job is kept in memory: if it comes back it says hello and goes on from what
     // the store has, which is why that must be on disk by then.
-    if (!writer_.Flush()) {
-      may_be_silent_ = std::min(may_be_silent_, now + kRetryInterval);
-      ++job;
-      continue;
+    if (!on_disk && !writer_.Flush()) {
+      may_be_silent_ = now + kRetryInterval;
+      return;
     }
+    on_disk = true;
     spdlog::warn("job {} has been silent for {} s and counts as lost", live.tracker.Id(),
                  options_.silence);
     Store(live, live.tracker.Lose(UnixTime()));
     key_of_peer_.erase(live.peer);
     job = jobs_.erase(job);
-    static_cast<void>(writer_.Flush());
   }
+  if (on_disk) static_cast<void>(writer_.Flush());
 }
 
 void Daemon::Loop::EndIdle() {
-  if (options_.linger <= 0 || !jobs_.empty() ||
-      SteadyClock::now() - asked_ < std::chrono::duration<double>(options_.linger)) {
+  const auto now = SteadyClock::now();
+  // A job that is lost but cannot be written so keeps nobody waiting.
+  const auto lives = [&](const auto& job) { return now - job.second.heard < Silence(); };
+  if (options_.linger <= 0 || now - asked_ < std::chrono::duration<double>(options_.linger) ||
+      std::ranges::any_of(jobs_, lives)) {
     return;
   }
   spdlog::info("nobody has asked for anything for {} s", options_.linger);

@@ -66,10 +66,14 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   record_.spec = hello.job;
   record_.started = started;
   record_.steps = hello.step;
-  step_ = hello.step;
+  step_ = measured_until_ = hello.step;
   std::seed_seq seed{options.seed, hello.job.seed};
   random_.seed(seed);
   for (const ObservationRecord& window : past) {
+    if (!readings_.empty() && window.reading.last_step <= readings_.back().last_step) {
+      life_ = readings_.size();
+      life_window_ = window.window;
+    }
     readings_.push_back(window.reading);
     curve_.push_back(PointOf(window.reading));
     window_ = window.window + 1;
@@ -82,8 +86,10 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
 }
 
 std::size_t Tracker::ReadingsUpTo(std::uint64_t step) const {
-  return static_cast<std::size_t>(std::ranges::count_if(
-      readings_, [step](const WindowReading& reading) { return reading.last_step <= step; }));
+  const auto of_life = std::span(readings_).subspan(life_);
+  return life_ +
+         static_cast<std::size_t>(std::ranges::count_if(
+             of_life, [step](const WindowReading& reading) { return reading.last_step <= step; }));
 }
 
 Emission Tracker::TakeUp(std::vector<Trial> trials, const Hello& hello) {
@@ -93,7 +99,9 @@ Emission Tracker::TakeUp(std::vector<Trial> trials, const Hello& hello) {
   random_.seed(seed);
   trials_ = trials.size();
   last_trial_ = trials.back().id;
-  last_trial_readings_ = ReadingsUpTo(trials.back().step);
+  const auto of_life = std::ranges::find_if(
+      trials, [this](const Trial& trial) { return trial.window >= life_window_; });
+  last_trial_readings_ = of_life == trials.end() ? 0 : ReadingsUpTo(trials.back().step);
   for (Trial& trial : trials) {
     if (trial.acknowledgement.status != AckStatus::kPending) continue;
     const bool applied = hello.action == trial.id;
@@ -102,7 +110,7 @@ Emission Tracker::TakeUp(std::vector<Trial> trials, const Hello& hello) {
         applied ? "" : "lost on the way: the trainer fell silent and came back without it"};
     emission.records.emplace_back(AcknowledgementRecord{trial.id, trial.acknowledgement});
   }
-  Reconsider(trials, hello.setting);
+  Reconsider(std::span(of_life, trials.end()), hello.setting);
   return emission;
 }
 
@@ -148,7 +156,8 @@ Emission Tracker::Resume(const Hello& hello) {
   if (hello.job.seed != record_.spec.seed) contradicts("seed");
 
   record_.spec.policy = hello.job.policy;  // a run that goes on may want another
-  step_ = hello.step;
+  step_ = measured_until_ = hello.step;
+  unmeasured_ = 0;
   Emission emission;
   if (pending_) {
     const bool applied = hello.action == pending_->id;
@@ -196,6 +205,8 @@ void Tracker::Reward(double correction, Emission& emission) const {
   if (last_trial_ == 0 || last_trial_readings_ == 0) return;
   double reward = correction;
   const WindowReading& decided = readings_[last_trial_readings_ - 1];
+  // What a run that was begun again learns once more is nobody's doing.
+  if (readings_.back().last_step < decided.last_step) return;
   if (readings_.size() > last_trial_readings_) {
     const WindowReading& first = readings_.front();
     const WindowCost untuned =
@@ -391,7 +402,8 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
   }
   const bool first = !last_ && readings_.empty();
   last_ = {observation.step, observation.compute_seconds, observation.loss};
-  step_ = observation.step;
+  step_ = measured_until_ = observation.step;
+  unmeasured_ = 0;
   dropped_ += observation.dropped;
 
   Emission emission;
@@ -446,10 +458,11 @@ Emission Tracker::Take(const ActionReply& reply) {
 Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
   Emission emission;
   step_ = std::max(step_, heartbeat.step);
-  if (pending_ || !last_ || readings_.empty()) return emission;
+  if (pending_ || readings_.empty()) return emission;
   constexpr std::uint32_t kPatience = 4;  // measured steps
   const auto patience = std::max<std::uint64_t>(WindowSteps(), kPatience * MeasureEvery());
-  if (step_ <= last_->step + patience) return emission;
+  if (step_ <= measured_until_ + patience) return emission;
+  if (++unmeasured_ < 2) return emission;  // what is measured may be right behind the first
   auto before = governor_.TakeBackUnjudged(window_);
   if (!before) return emission;
   Withdraw("the trainer can measure nothing", emission);
@@ -459,7 +472,7 @@ Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
   trial.decider = "governor";
   trial.why = fmt::format(
       "nothing usable was measured from step {} to {}: what was changed before that is taken back",
-      last_->step, step_);
+      measured_until_, step_);
   trial.setting = *std::move(before);
   Issue(std::move(trial), emission);
   return emission;

@@ -54,8 +54,8 @@ class Tracker {
   [[nodiscard]] Emission Take(const Observation& observation, Chain& chain,
                               std::uint64_t& trial_id);
   [[nodiscard]] Emission Take(const ActionReply& reply);
-  // Where the trainer goes on for more than a window without one usable measurement (its loss is no
-  // number, say), what no window will judge is taken back.
+  // Where two heartbeats say that the trainer goes on for more than a window without one usable
+  // measurement (its loss is no number, say), what no window will judge is taken back.
   [[nodiscard]] Emission Take(const Heartbeat& heartbeat, std::uint64_t& trial_id);
   [[nodiscard]] Emission Take(const Bye& bye, double now);
   // A person changes the setting. Throws std::invalid_argument, saying what cannot be done.
@@ -109,9 +109,12 @@ class Tracker {
   Meter meter_;
   std::vector<WindowReading> readings_;
   std::vector<CurvePoint> curve_;  // of the readings
-  std::uint32_t window_ = 0;       // the one that is filling
-  std::uint32_t ahead_ = 0;        // windows beyond those that the trainer's progress makes
-  bool count_on_ = false;  // the next observation says how many: it may stand before the last
+  // Of `past`, the first reading and window since the run was last begun again.
+  std::size_t life_ = 0;
+  std::uint32_t life_window_ = 0;
+  std::uint32_t window_ = 0;  // the one that is filling
+  std::uint32_t ahead_ = 0;   // windows beyond those that the trainer's progress makes
+  bool count_on_ = false;     // the next observation says how many: it may stand before the last
   struct Stand {
     std::uint64_t step;
     double compute_seconds;
@@ -119,6 +122,8 @@ class Tracker {
   };
   std::optional<Stand> last_;            // of the last observation
   std::uint64_t step_ = 0;               // that the trainer last spoke of
+  std::uint64_t measured_until_ = 0;     // the step of the last observation, or Hello behind it
+  std::uint32_t unmeasured_ = 0;         // heartbeats since then that came too late for it
   std::uint64_t last_trial_ = 0;         // waits for its reward; 0: none
   std::size_t last_trial_readings_ = 0;  // readings there were when it was decided
   std::optional<Trial> pending_;         // sent, not answered

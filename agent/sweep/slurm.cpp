@@ -85,9 +85,7 @@ class SlurmExecutor : public Executor {
   }
 
   std::size_t Room() const override {
-    // What Slurm has it begins by itself, and no two arrays know of each other's limit: one at a
-    // time. Where compute_seconds may end the sweep, it has few tasks at a time instead.
-    if (!(spec_.limits.compute_seconds > 0) && !tasks_.empty()) return 0;
+    // What Slurm has it begins by itself: where a limit may end the sweep, it has few at a time.
     const std::size_t most = spec_.limits.compute_seconds > 0
                                  ? std::min<std::size_t>(kMostTasks, spec_.limits.parallel)
                                  : kMostTasks;
@@ -171,6 +169,9 @@ class SlurmExecutor : public Executor {
 
   void Submit() {
     if (waiting_.empty()) return;
+    // No two arrays know of each other's limit: one at a time. Under compute_seconds there is room
+    // for no more than the limit anyway.
+    if (!(spec_.limits.compute_seconds > 0) && !tasks_.empty()) return;
     const int number = ++arrays_;
     const fs::path stem = folder_.Path() / "slurm" / std::to_string(number);
     std::string runs;

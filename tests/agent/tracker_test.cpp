@@ -561,6 +561,7 @@ TEST_CASE("an action behind which nothing can be measured is taken back") {
     static_cast<void>(
         bench.tracker.Take(ActionReply{sent->id, {AckStatus::kApplied, step + 1, ""}}));
     CHECK_FALSE(bench.tracker.Take(Heartbeat{step + 1}, bench.trial_id).action);
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far - 1}, bench.trial_id).action);  // one is no proof
     const Emission emission = bench.tracker.Take(Heartbeat{far}, bench.trial_id);
     REQUIRE(emission.action);
     CHECK(emission.action->setting == untuned);
@@ -570,15 +571,28 @@ TEST_CASE("an action behind which nothing can be measured is taken back") {
     CHECK_THAT(trial.why, Contains("nothing usable was measured"));
     // One is enough until the trainer has answered.
     CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 50}, bench.trial_id).action);
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 60}, bench.trial_id).action);
+  }
+  SECTION("but not where what was measured was only lost on the way") {
+    static_cast<void>(
+        bench.tracker.Take(ActionReply{sent->id, {AckStatus::kApplied, step + 1, ""}}));
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far}, bench.trial_id).action);
+    Observation late = test::HealthyStep(far, 5.0, bench.setting);
+    late.compute_seconds = double(step) + 0.5;  // within the window
+    static_cast<void>(bench.tracker.Take(late, bench.chain, bench.trial_id));
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 1}, bench.trial_id).action);
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 2}, bench.trial_id).action);
   }
   SECTION("but not while it waits for the trainer's answer") {
     CHECK_FALSE(bench.tracker.Take(Heartbeat{far}, bench.trial_id).action);
+    CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 1}, bench.trial_id).action);
   }
 }
 
 TEST_CASE("a job whose setting nobody changed may measure nothing for as long as it likes") {
   Bench bench;
   for (std::uint64_t step = 1; step <= 20; ++step) bench.Step(step, 5.0);
+  static_cast<void>(bench.tracker.Take(Heartbeat{80}, bench.trial_id));
   const Emission emission = bench.tracker.Take(Heartbeat{90}, bench.trial_id);
   CHECK_FALSE(emission.action);
   CHECK(emission.records.empty());
@@ -630,6 +644,35 @@ TEST_CASE("a run that begins from the start again under its key is decided on al
   CHECK(trials[0].step == kFirstEnd);
   CHECK(trials[0].window == past.back().window + 1);
   CHECK(trials[3].step == 20);
+}
+
+TEST_CASE("a run that was begun again and is back is rewarded for its own windows") {
+  Bench bench;  // from 9 nats to 1, then from the start again
+  for (std::uint64_t step = 1; step <= 80; ++step) bench.Step(step, 9 - 0.1 * double(step));
+  const std::uint64_t last_of_first = bench.trial_id;
+  static_cast<void>(bench.tracker.Resume(test::SmallJob()));
+  for (std::uint64_t step = 1; step <= 20; ++step) bench.Step(step, 9 - 0.1 * double(step));
+  // What is learned once more is not charged to the trial that came before it.
+  for (const auto& record : bench.Of<RewardRecord>()) {
+    if (record.trial == last_of_first) CHECK(record.reward > -1);
+  }
+  Chain chain("keep");
+  Hello hello = test::SmallJob();
+  hello.step = 20;
+  Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, bench.Of<ObservationRecord>());
+  static_cast<void>(tracker.TakeUp(bench.Of<Trial>(), hello));
+  std::uint64_t trial_id = bench.trial_id;
+  std::optional<double> reward;
+  for (std::uint64_t step = 21; step <= 30; ++step) {
+    const auto emission = tracker.Take(
+        test::HealthyStep(step, 9 - 0.1 * double(step), bench.setting), chain, trial_id);
+    for (const Record& record : emission.records) {
+      if (const auto* earned = std::get_if<RewardRecord>(&record)) reward = earned->reward;
+    }
+  }
+  REQUIRE(reward);
+  CHECK(*reward > 0.5);  // the drop of one window, in its second half's mean
+  CHECK(*reward < 1.5);
 }
 
 TEST_CASE("a job that diverged ends without a validation loss") {
