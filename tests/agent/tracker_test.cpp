@@ -381,21 +381,26 @@ TEST_CASE("an action that crossed a Hello on its way has not expired, if it was 
   CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("already"));
 }
 
-TEST_CASE("a job picked up by another daemon goes on in the window where it stood") {
-  Bench before;
-  for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
-  const auto past = before.Of<ObservationRecord>();
+// The trials of a tracker whose trainer takes these steps; `last_id` is that of the trial before.
+std::vector<Trial> Decided(Tracker& tracker, const Setting& setting, std::uint64_t first,
+                           std::uint64_t last, std::uint64_t last_id) {
   Chain chain("keep");
-  Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
-  std::uint64_t trial_id = 5;
   std::vector<Trial> trials;
-  for (std::uint64_t step = 36; step <= 40; ++step) {
-    const Emission emission =
-        tracker.Take(test::HealthyStep(step, 5.0, before.setting), chain, trial_id);
+  for (std::uint64_t step = first; step <= last; ++step) {
+    const Emission emission = tracker.Take(test::HealthyStep(step, 5.0, setting), chain, last_id);
     for (const Record& record : emission.records) {
       if (const auto* trial = std::get_if<Trial>(&record)) trials.push_back(*trial);
     }
   }
+  return trials;
+}
+
+TEST_CASE("a job picked up by another daemon goes on in the window where it stood") {
+  Bench before;
+  for (std::uint64_t step = 1; step <= 35; ++step) before.Step(step, 5.0);
+  const auto past = before.Of<ObservationRecord>();
+  Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
+  const auto trials = Decided(tracker, before.setting, 36, 40, 5);
   REQUIRE(trials.size() == 1);
   CHECK(trials[0].window == 5);
   CHECK(trials[0].id == 6);
@@ -530,17 +535,8 @@ TEST_CASE("a job that is back where the budget has fewer windows is decided on a
   Bench before(many);
   for (std::uint64_t step = 1; step <= 60; ++step) before.Step(step, 5.0);
   const auto past = before.Of<ObservationRecord>();
-  Chain chain("keep");
   Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
-  std::uint64_t trial_id = 100;
-  std::vector<Trial> trials;
-  for (std::uint64_t step = 61; step <= 80; ++step) {
-    const Emission emission =
-        tracker.Take(test::HealthyStep(step, 5.0, before.setting), chain, trial_id);
-    for (const Record& record : emission.records) {
-      if (const auto* trial = std::get_if<Trial>(&record)) trials.push_back(*trial);
-    }
-  }
+  const auto trials = Decided(tracker, before.setting, 61, 80, 100);
   REQUIRE(trials.size() == 2);
   CHECK(trials[0].step == 70);
   CHECK(trials[0].window == past.back().window + 1);
@@ -629,17 +625,8 @@ TEST_CASE("a run that begins from the start again under its key is decided on al
   Bench before;
   for (std::uint64_t step = 1; step <= 80; ++step) before.Step(step, 5.0);
   const auto past = before.Of<ObservationRecord>();
-  Chain chain("keep");
   Tracker tracker(1, test::SmallJob(), TenWindows(), 0, std::nullopt, past);
-  std::uint64_t trial_id = 100;
-  std::vector<Trial> trials;
-  for (std::uint64_t step = 1; step <= 20; ++step) {
-    const Emission emission =
-        tracker.Take(test::HealthyStep(step, 5.0, before.setting), chain, trial_id);
-    for (const Record& record : emission.records) {
-      if (const auto* trial = std::get_if<Trial>(&record)) trials.push_back(*trial);
-    }
-  }
+  const auto trials = Decided(tracker, before.setting, 1, 20, 100);
   REQUIRE(trials.size() == 4);
   CHECK(trials[0].step == kFirstEnd);
   CHECK(trials[0].window == past.back().window + 1);

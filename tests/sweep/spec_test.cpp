@@ -9,7 +9,7 @@ namespace {
 using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 
-Spec Parse(const std::string& text) { return ParseSpec(text, "/work/rates.toml"); }
+Spec Parse(const std::string& text) { return ParseSpec(text, "/jobs/rates.toml"); }
 
 std::string Refusal(const std::string& text) {
   try {
@@ -25,7 +25,7 @@ constexpr const char* kCommand = "command = ['train', '{rate}', '{seed}']\n";
 TEST_CASE("a sweep's file is read with its defaults") {
   const Spec spec = Parse("command = ['./train']");
   CHECK(spec.name == "rates");
-  CHECK(spec.directory == "/work/");
+  CHECK(spec.directory == "/jobs/");
   CHECK(spec.metric == "validation_loss");
   CHECK(spec.minimize);
   CHECK(spec.seeds == std::vector<std::uint64_t>{0});
@@ -88,7 +88,7 @@ bound = "high"
 at_most = -0.1
 )");
   CHECK(spec.name == "all");
-  CHECK(spec.directory == "/work/sub");
+  CHECK(spec.directory == "/jobs/sub");
   CHECK_FALSE(spec.minimize);
   CHECK(spec.step == "iteration");
   CHECK(spec.compute == "cpu");
@@ -118,16 +118,16 @@ at_most = -0.1
 
 TEST_CASE("what a sweep's file gets wrong is said with line and column") {
   const std::string parameters = "[parameters]\nrate = ";
-  CHECK_THAT(Refusal("command = 3"), StartsWith("/work/rates.toml:1:11: command: give a list"));
+  CHECK_THAT(Refusal("command = 3"), StartsWith("/jobs/rates.toml:1:11: command: give a list"));
   CHECK_THAT(Refusal("name = 'x'"), Contains("command: give the command"));
-  CHECK_THAT(Refusal("command = ['a'\nname="), StartsWith("/work/rates.toml:2:"));
+  CHECK_THAT(Refusal("command = ['a'\nname="), StartsWith("/jobs/rates.toml:2:"));
   CHECK_THAT(Refusal("command = ['a']\nsead = 1"),
-             StartsWith("/work/rates.toml:2:1: there is no key 'sead'"));
+             StartsWith("/jobs/rates.toml:2:1: there is no key 'sead'"));
   CHECK_THAT(Refusal(std::string("seeds = [1, 1]\n") + kCommand + parameters + "1"),
-             StartsWith("/work/rates.toml:1:13: seeds: 1 stands here twice"));
+             StartsWith("/jobs/rates.toml:1:13: seeds: 1 stands here twice"));
   CHECK_THAT(Refusal("seeds = [1, 2]\ncommand = ['a']"), Contains("they reach no run"));
   CHECK_THAT(Refusal(kCommand + parameters + "[]"),
-             StartsWith("/work/rates.toml:3:8: rate: the grid is empty"));
+             StartsWith("/jobs/rates.toml:3:8: rate: the grid is empty"));
   CHECK_THAT(Refusal(kCommand + parameters + "[1, 1]"), Contains("1 stands here twice"));
   CHECK_THAT(Refusal(kCommand + parameters + "[nan]"), Contains("finite number"));
   CHECK_THAT(Refusal(kCommand + parameters + "{uniform = [2, 1]}"),
@@ -137,7 +137,7 @@ TEST_CASE("what a sweep's file gets wrong is said with line and column") {
              Contains("there is no key 'normal'") && Contains("log_uniform"));
   CHECK_THAT(Refusal(kCommand), Contains("there is no parameter 'rate'"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\ndepth = 2"),
-             StartsWith("/work/rates.toml:4:1: parameter 'depth' reaches no run"));
+             StartsWith("/jobs/rates.toml:4:1: parameter 'depth' reaches no run"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\nseed = 2"), Contains("'seed' is attune's own"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\npolicy = ['best']"),
              Contains("there is no policy \"best\""));
@@ -154,13 +154,13 @@ TEST_CASE("what a sweep's file gets wrong is said with line and column") {
              Contains("either at_most or at_least"));
   const std::string bar = kCommand + parameters + "1\n[[bar]]\nfigure = 'value'\nat_most = 1\n";
   CHECK_THAT(Refusal(bar + "policy = 'netwrok'"),
-             StartsWith("/work/rates.toml:7:") && Contains("no run has the policy 'netwrok'"));
+             StartsWith("/jobs/rates.toml:7:") && Contains("no run has the policy 'netwrok'"));
   CHECK_THAT(Refusal(bar + "against = 'kmean'"), Contains("no run has the policy 'kmean'"));
   CHECK_THAT(Refusal(bar + "where = {head = 8}"), Contains("no run has a parameter 'head'"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\n[[case]]\nrate = 2"),
              Contains("'rate' is in [parameters] too"));
   CHECK_THAT(Refusal("command = ['{a}']\n[[case]]\na = 1\n[[case]]\nb = 1"),
-             StartsWith("/work/rates.toml:4:"));
+             StartsWith("/jobs/rates.toml:4:"));
 }
 
 TEST_CASE("placeholders are names in braces, and the shell's are left alone") {
