@@ -452,14 +452,8 @@ std::string Spec::DaemonOf(const std::string& policy) const {
 }
 
 bool Spec::Tunes() const {
-  if (twin) return true;
-  const auto tunes = [this](const json& policy) { return Tunes(policy.get<std::string>()); };
-  for (const Parameter& parameter : parameters) {
-    if (parameter.name != "policy") continue;
-    if (std::ranges::any_of(std::get<0>(parameter.values), tunes)) return true;
-  }
-  return std::ranges::any_of(
-      cases, [&](const json& point) { return point.contains("policy") && tunes(point["policy"]); });
+  return twin || std::ranges::any_of(PoliciesOf(*this),
+                                     [this](const std::string& policy) { return Tunes(policy); });
 }
 
 Spec ParseSpec(std::string_view text, const fs::path& file) {

@@ -437,7 +437,11 @@ class Task {
     }
     json object = json::parse(line, nullptr, false);
     if (object.is_discarded()) object = json::parse(WithoutNaN(line), nullptr, false);
-    if (object.is_discarded()) return;
+    if (object.is_discarded()) {
+      // As printf writes it, say: the run has diverged, as with null.
+      if (line.find('"' + spec_.metric + '"') != std::string::npos) last_.reset();
+      return;
+    }
     const auto number = [&](const std::string& name) -> std::optional<double> {
       const auto found = object.find(name);
       if (found == object.end() || !found->is_number()) return std::nullopt;

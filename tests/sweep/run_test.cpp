@@ -185,13 +185,14 @@ TEST_CASE(
       "8) echo '{\"validation_loss\": 0.5}' ;;\n"
       "9) echo '{\"validation_loss\": 1}'; echo '{\"validation_loss\": NaN}' ;;\n"
       "10) exec yes x ;;\n"
+      "12) echo '{\"validation_loss\": 1}'; echo '{\"validation_loss\": nan}' ;;\n"
       "11) echo '{\"validation_loss\": 2, \"norm\": NaN, \"least\": -Infinity, \"x\": "
       "\"a\\\"NaN\"}' ;;\n"
       "esac\n";
   const Ended ended = work.Sweep(
       {"run", work.File("bad", script,
-                        "[parameters]\na = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n"
-                        "[limits]\nparallel = 11\nseconds = 4\nsilence = 2\nmemory = '100M'\n")});
+                        "[parameters]\na = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]\n"
+                        "[limits]\nparallel = 12\nseconds = 4\nsilence = 2\nmemory = '100M'\n")});
   INFO(ended.out << ended.err);
   CHECK(ended.status == 1);
   const auto outcome = [&](std::uint64_t run) { return *work.FolderOf("bad").ReadOutcome(run); };
@@ -207,6 +208,7 @@ TEST_CASE(
   CHECK(outcome(8).ending == sweep::Ending::kFinished);
   CHECK(outcome(9).ending == sweep::Ending::kFailed);  // as Python's json writes it
   CHECK(outcome(10).ending == sweep::Ending::kTime);
+  CHECK(outcome(12).ending == sweep::Ending::kFailed);    // as C's printf writes it
   CHECK(outcome(11).ending == sweep::Ending::kFinished);  // only the metric itself must be finite
   CHECK(outcome(11).last->value == 2);
   CHECK_THAT(ended.out, Contains("9 of") || Contains("2 finished"));
