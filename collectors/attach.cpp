@@ -126,6 +126,35 @@ SiteSet FindSites(torch::nn::Module& model) {
   return sites;
 }
 
+// Of each head what was measured when it was last active; of one that never was, what gives no
+// reason to act.
+struct LastMeasured {
+  explicit LastMeasured(std::size_t heads)
+      : metrics(heads * kMetrics, 0.0F), profile(heads * kProfileBins, 1.0F / kProfileBins) {
+    for (std::size_t head = 0; head < heads; ++head) {
+      metrics[head * kMetrics + static_cast<std::size_t>(Metric::kEntropy)] = 0.5F;
+      metrics[head * kMetrics + static_cast<std::size_t>(Metric::kOutputNorm)] = 1.0F;
+    }
+  }
+
+  // `part`: of a site whose heads begin at `first` of the job's.
+  void Take(const SiteMeasurement& part, std::span<const std::uint8_t> active, std::size_t first) {
+    const auto take = [&](const std::vector<float>& from, std::vector<float>& to,
+                          std::size_t of_head) {
+      for (std::size_t head = 0; head < from.size() / of_head; ++head) {
+        if (active[first + head] == 0) continue;
+        std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(head * of_head), of_head,
+                    to.begin() + static_cast<std::ptrdiff_t>((first + head) * of_head));
+      }
+    };
+    take(part.metrics, metrics, kMetrics);
+    take(part.profile, profile, kProfileBins);
+  }
+
+  std::vector<float> metrics;  // [heads × kMetrics]
+  std::vector<float> profile;  // [heads × kProfileBins]
+};
+
 }  // namespace
 
 struct Handle::Impl {
@@ -142,43 +171,49 @@ struct Handle::Impl {
                .policy = FromEnvironment("ATTUNE_POLICY")},
               sites.setting),
         step(attach_options.steps),
-        compute_seconds(attach_options.compute_seconds) {
+        compute_seconds(attach_options.compute_seconds),
+        last(sites.topology.Heads()) {
     if (!(compute_seconds >= 0) || std::isinf(compute_seconds)) {
       throw std::invalid_argument("compute_seconds of a run that goes on must be at least 0");
     }
+    if (!options.clock) options.clock = ProcessorSeconds;
   }
 
-  // What the sites measured in a step that took so many processor seconds; nothing where a site
-  // was not run.
-  std::optional<Observation> Collect(double step_seconds) {
-    Observation observation;
+  // What the sites measured in a step that took so many processor seconds. A site that was not run
+  // keeps the measurement before.
+  Observation Collect(double step_seconds) {
     double forward_seconds = 0;
-    bool complete = true;
+    std::size_t first = 0;
     for (std::size_t site = 0; site < sites.modules.size(); ++site) {
-      // Taken from every site, so that none is left measuring.
       const auto part = sites.modules[site]->TakeMeasurement();
-      if (!part) {
-        if (complete) {
-          Warn("site " + sites.topology.sites[site].name +
-               " did not measure: it was not run in training mode with two keys to attend to; "
-               "steps without it are not reported");
-        }
-        complete = false;
-        continue;
+      if (part) {
+        last.Take(*part, std::span(sites.setting.active), first);
+        forward_seconds += part->forward_seconds;
+      } else {
+        Warn("site " + sites.topology.sites[site].name +
+             " did not measure: it was not run in training mode with two keys to attend to; its "
+             "heads keep the measurement before");
       }
-      observation.metrics.insert(observation.metrics.end(), part->metrics.begin(),
-                                 part->metrics.end());
-      observation.profile.insert(observation.profile.end(), part->profile.begin(),
-                                 part->profile.end());
-      forward_seconds += part->forward_seconds;
+      first += sites.topology.sites[site].heads;
     }
-    if (!complete) return std::nullopt;
+    Observation observation;
     observation.active = sites.setting.active;
+    observation.metrics = OfActive(last.metrics, kMetrics);
+    observation.profile = OfActive(last.profile, kProfileBins);
     if (step_seconds > 0) {
       observation.attention_share =
           static_cast<float>(std::min(1.0, kPassesPerForward * forward_seconds / step_seconds));
     }
     return observation;
+  }
+
+  // The values of all heads, 0 where a head is not active.
+  [[nodiscard]] std::vector<float> OfActive(std::vector<float> values, std::size_t of_head) const {
+    for (std::size_t head = 0; head < sites.setting.active.size(); ++head) {
+      if (sites.setting.active[head] != 0) continue;
+      std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(head * of_head), of_head, 0.0F);
+    }
+    return values;
   }
 
   // Applies the action whole or not at all, and says which.
@@ -214,7 +249,12 @@ struct Handle::Impl {
 
   std::uint64_t step;
   double compute_seconds;
-  std::optional<double> started;  // processor time at StartStep
+  struct Start {
+    double clock;
+    double processor;  // seconds
+  };
+  std::optional<Start> started;  // at StartStep
+  LastMeasured last;
   bool measuring = false;
   double loss_sum = 0;  // since the last observation
   std::uint64_t loss_count = 0;
@@ -229,7 +269,7 @@ Handle& Handle::operator=(Handle&&) noexcept = default;
 
 void Handle::StartStep() {
   Impl& my = *impl_;
-  my.started = ProcessorSeconds();
+  my.started = {my.options.clock(), ProcessorSeconds()};
   my.measuring = my.probe.Due(my.step + 1);
   if (!my.measuring) return;
   for (const auto& site : my.sites.modules) {
@@ -245,20 +285,18 @@ bool Handle::Step(double loss) {
   my.loss_sum += loss;
   ++my.loss_count;
   if (std::exchange(my.measuring, false)) {
-    const double step_seconds = ProcessorSeconds() - *my.started;
-    if (auto observation = my.Collect(step_seconds)) {
-      observation->step = my.step;
-      observation->compute_seconds = my.compute_seconds + step_seconds;
-      observation->loss = my.loss_sum / static_cast<double>(my.loss_count);
-      my.loss_sum = 0;
-      my.loss_count = 0;
-      my.probe.Observe(std::move(*observation));
-    }
+    Observation observation = my.Collect(ProcessorSeconds() - my.started->processor);
+    observation.step = my.step;
+    observation.compute_seconds = my.compute_seconds + my.options.clock() - my.started->clock;
+    observation.loss = my.loss_sum / static_cast<double>(my.loss_count);
+    my.loss_sum = 0;
+    my.loss_count = 0;
+    my.probe.Observe(std::move(observation));
   }
   bool changed = false;
   if (const auto action = my.probe.Poll(my.step)) changed = my.Take(*action);
   if (const auto error = my.probe.TakeError()) my.Warn(*error);
-  my.compute_seconds += ProcessorSeconds() - *std::exchange(my.started, std::nullopt);
+  my.compute_seconds += my.options.clock() - std::exchange(my.started, std::nullopt)->clock;
   return changed;
 }
 

@@ -16,6 +16,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,6 +43,9 @@ struct AttachOptions {
   // ATTUNE_DIR (else ./attune) for `attune import`.
   std::string endpoint;
   std::string key;
+  // Seconds that never fall, by which compute is counted, such as a device's; empty: processor
+  // seconds of the whole process. Called in StartStep and Step.
+  std::function<double()> clock;
   std::int64_t sampled_rows = 16;  // query rows measured in a sequence
   std::int64_t sampled_sequences = 2;
 };
@@ -63,9 +67,8 @@ class Handle {
   // after the step before, as from a checkpoint, that is told to the daemon. Throws
   // std::logic_error without StartStep before it.
   bool Step(double loss);
-  // Processor seconds of the whole process between the two calls, attune's own work in them
-  // included; what runs outside them, such as evaluation, does not count. With those before it in a
-  // run that goes on.
+  // Seconds of the clock between the two calls, attune's own work in them included; what runs
+  // outside them, such as evaluation, does not count. With those before it in a run that goes on.
   [[nodiscard]] double ComputeSeconds() const;
   [[nodiscard]] std::uint64_t Steps() const;  // done, with those before the checkpoint
   void Finish(std::optional<double> validation_loss, Outcome outcome = Outcome::kFinished);

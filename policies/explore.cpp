@@ -21,11 +21,13 @@ namespace {
 constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's heads; at least one
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
-constexpr std::array kSharpest = {0.0F, 0.0F, 1.0F, 4.0F, 16.0F};  // 0: scales are left alone
-constexpr double kGrowing = 0.2;                                   // of the plans
-constexpr double kSitesDiffer = 0.15;                              // of the plans
-constexpr double kLeftAlone = 0.1;                                 // of the plans
-constexpr double kCooling = 0.6;                                   // of the plans
+// 0: scales are left alone. Beyond 1 heads that nothing ails were sharpened before anybody knew how
+// the loss falls: it cost jobs as much as it gained.
+constexpr std::array kSharpest = {0.0F, 1.0F};
+constexpr double kGrowing = 0.2;       // of the plans
+constexpr double kSitesDiffer = 0.15;  // of the plans
+constexpr double kLeftAlone = 0.1;     // of the plans
+constexpr double kCooling = 0.6;       // of the plans
 // Early in a run heads attend almost evenly. One that does not by then was born too sharp, and the
 // sooner it is cooled the better.
 constexpr double kCoolingEnds = 0.15;

@@ -244,11 +244,16 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     } else if (name == "compute") {
       values.push_back(own.compute / other.compute);
     } else if (name == "compute_to_target" || name == "reached") {
-      const auto compute = ComputeToTarget(pair.run->points, other.value, minimize);
+      auto compute = ComputeToTarget(pair.run->points, other.value, minimize);
       const auto took = ComputeToTarget(pair.partner->points, other.value, minimize);
       if (name == "reached") {
         values.push_back(compute ? 1 : 0);
       } else {
+        for (const std::string& policy : selection.longer) {
+          const auto longer = compute ? runs.end() : runs.find(Key(policy, pair.run->run));
+          if (longer == runs.end()) continue;
+          compute = ComputeToTarget(longer->second->points, other.value, minimize);
+        }
         values.push_back(compute && took ? *compute / *took
                                          : std::numeric_limits<double>::infinity());
       }
@@ -275,9 +280,9 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
 std::vector<BarResult> Judge(const Results& results) {
   std::vector<BarResult> judged;
   for (const Bar& bar : results.spec.bars) {
-    BarResult result{
-        bar, Compute(bar.figure, results,
-                     {bar.policy, bar.against, bar.where, bar.field, bar.healthy, bar.among})};
+    BarResult result{bar, Compute(bar.figure, results,
+                                  {bar.policy, bar.against, bar.where, bar.field, bar.healthy,
+                                   bar.among, bar.longer})};
     if (result.figure) {
       const Interval& interval = result.figure->interval;
       const std::optional<double> value = bar.bound == "low"    ? interval.low

@@ -28,7 +28,8 @@ inline constexpr std::array<std::string_view, 11> kFigureNames = {
                        // chosen for each job after the fact, gains; over all jobs
     "compute",         // geometric mean of the compute used over the partner's
     "compute_to_target",  // of the compute at which the partner's result is reached, over what the
-                          // partner took for it; infinite where one never reaches it
+                          // partner took for it; where a run does not reach it, by the first of
+                          // `longer` that does; infinite where none does
     "reached",            // share of the runs that reach the partner's result
     "failed",             // share of the runs that ended without a result
 };
@@ -56,6 +57,7 @@ struct Selection {
   std::string field = {};  // as Bar has them
   nlohmann::json healthy = nlohmann::json::object();
   std::vector<std::string> among = {};
+  std::vector<std::string> longer = {};
 };
 
 struct Figure {

@@ -275,6 +275,7 @@ Bar ReadBar(Section& section) {
   }
   section.Read("field", bar.field);
   bar.among = section.Words("among");
+  bar.longer = section.Words("longer");
   bar.healthy = json::object();
   const Section healthy = section.Table("healthy");
   for (const auto& [key, node] : healthy.Content()) {
@@ -285,6 +286,9 @@ Bar ReadBar(Section& section) {
   }
   if (bar.among.empty() != (bar.figure != "hindsight")) {
     section.Fail("among", "goes with the figure hindsight, which needs it");
+  }
+  if (!bar.longer.empty() && bar.figure != "compute_to_target") {
+    section.Fail("longer", "goes with the figure compute_to_target");
   }
   if (!bar.field.empty() && bar.figure != "value" && bar.figure != "relative") {
     section.Fail("field", "goes with the figures value and relative");
@@ -426,6 +430,7 @@ void CheckBar(const Spec& spec, const Bar& bar, const Section& section) {
   check("policy", bar.policy);
   if (bar.against != kUntuned) check("against", bar.against);
   for (const std::string& policy : bar.among) check("among", policy);
+  for (const std::string& policy : bar.longer) check("longer", policy);
   const auto check_names = [&](std::string_view table, const json& names, bool or_seed) {
     for (const auto& [name, value] : names.items()) {
       const bool known =

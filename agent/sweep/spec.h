@@ -97,7 +97,10 @@ struct Bar {
   std::string field = {};  // another number of a run's last line than the metric; empty: the metric
   nlohmann::json healthy = {};  // of gap_closed: in which parameters the healthy run differs
   std::vector<std::string> among =
-      {};               // of hindsight: the policies whose best is chosen for each job
+      {};  // of hindsight: the policies whose best is chosen for each job
+  // Of compute_to_target: policies with a longer budget. Where a run does not reach its partner's
+  // result, the first of theirs that does stands for it.
+  std::vector<std::string> longer = {};
   bool at_most = true;  // else at least
   double threshold = 0;
 };

@@ -171,6 +171,24 @@ TEST_CASE("a trainer introduces its sites, reports measured steps and says how i
   CHECK(bye->compute_seconds == Approx(run.handle.ComputeSeconds()));
 }
 
+TEST_CASE("compute is counted by the clock that was given, and not between the steps") {
+  Daemon daemon;
+  AttachOptions options = Options(&daemon);
+  double now = 100;
+  options.clock = [&now] { return now; };
+  Run run(options);
+  for (int step = 1; step <= 2; ++step) {
+    run.handle.StartStep();
+    now += 0.5;
+    run.handle.Step(1.0);
+    CHECK(run.handle.ComputeSeconds() == 0.5 * step);
+    now += 1000;  // an evaluation
+  }
+  static_cast<void>(run.Hear<Hello>(daemon));
+  daemon.Say(Welcome{1, 1, 10});
+  CHECK(run.Hear<Observation>(daemon).compute_seconds == 1);
+}
+
 TEST_CASE("an action is applied between two steps and acknowledged with that step") {
   Daemon daemon;
   Run run(Options(&daemon));
@@ -251,6 +269,33 @@ TEST_CASE("a job that goes on from a checkpoint says where it stands") {
   CHECK(run.handle.Steps() == 600 + run.steps);
   options.compute_seconds = -1;
   CHECK_THROWS_AS(Attach(*run.net, options), std::invalid_argument);
+}
+
+TEST_CASE("a site that is not run keeps its numbers, and the others are tuned") {
+  Daemon daemon;
+  Run run(Options(&daemon));
+  run.net->upper->eval();  // measures in training alone
+  const Hello hello = run.Hear<Hello>(daemon);
+  daemon.Say(Welcome{1, 1, 10});
+  auto observation = run.Hear<Observation>(daemon);
+  CHECK_FALSE(FindFault(observation, hello.job.topology));
+  const auto entropy = [&](std::size_t head) {
+    return observation.metrics[head * kMetrics + static_cast<std::size_t>(Metric::kEntropy)];
+  };
+  CHECK(entropy(0) != 0.5F);
+  CHECK(entropy(4) == 0.5F);  // never measured: no reason to act
+  run.net->upper->train();
+  for (int i = 0; i < 50 && entropy(4) == 0.5F; ++i) observation = run.Hear<Observation>(daemon);
+  const float measured = entropy(4);
+  CHECK(measured != 0.5F);
+  run.net->upper->eval();
+  run.net->lower->Apply(std::vector<float>(4, 1.0F), std::vector<float>(4, 1.0F),
+                        std::vector<std::uint8_t>{0, 1, 1, 1});
+  static_cast<void>(run.Hear<Hello>(daemon));
+  observation = run.Hear<Observation>(daemon);
+  CHECK_FALSE(FindFault(observation, hello.job.topology));
+  CHECK(entropy(0) == 0);  // skipped
+  CHECK(entropy(4) > 0);
 }
 
 TEST_CASE("without a daemon a job trains on and keeps its clock") {

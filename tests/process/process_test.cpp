@@ -230,6 +230,7 @@ TEST_CASE("wrong use is one clear line and exit status 2") {
   refused({kBin + "/attuned", "--config", "/nowhere"}, "/nowhere");
   refused({kBin + "/attune-demo-lm", "--text", "/nowhere"}, "/nowhere");
   refused({kBin + "/attune-demo-lm", "--rat", "3"}, "rat");
+  refused({kBin + "/attune-demo-lm", "--clock", "sundial"}, "clock");
   refused({kBin + "/attuned", "--state-directory", "/proc/attune"}, "/proc/attune");
 }
 

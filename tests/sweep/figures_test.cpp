@@ -84,6 +84,22 @@ TEST_CASE("a run that never reaches its twin makes the mean infinite, not absent
   CHECK(FigureOf(results, "reached") == Approx(0.5));
 }
 
+TEST_CASE(
+    "where a run misses its twin's result, one with a longer budget tells when it is reached") {
+  Results results = Sample();
+  results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {10, 10, 3}});
+  results.runs.push_back(MakeResult("longer", 4, 0, {{0, 0, 4}, {10, 10, 3}, {20, 20, 1}}));
+  // Of the other seed the run itself reached it, whatever a longer one did.
+  results.runs.push_back(MakeResult("longer", 4, 1, {{0, 0, 4}, {1, 1, 1}}));
+  Selection selection;
+  selection.policy = "kmeans";
+  selection.longer = {"longest", "longer"};
+  CHECK(FigureOf(results, "compute_to_target", selection) == Approx(std::sqrt(1.5 * 0.5)));
+  CHECK(FigureOf(results, "reached", selection) == Approx(0.5));
+  results.runs[4] = MakeResult("longer", 4, 0, {{0, 0, 4}, {10, 10, 3}, {20, 20, 2.5}});
+  CHECK(std::isinf(FigureOf(results, "compute_to_target", selection)));
+}
+
 TEST_CASE("a halved run is compared with its twin where it was stopped") {
   Results results = Sample();
   results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {5, 5, 2.5}}, Ending::kHalved);

@@ -1,0 +1,38 @@
+// Processor seconds as a machine of one speed would have taken them (LibTorch).
+#pragma once
+
+#include <torch/torch.h>
+
+#include <deque>
+
+#include "experiments/language_model.h"
+
+namespace attune {
+
+// A virtual machine's neighbours slow it, by a third from hour to hour, and a budget of processor
+// seconds is then another job each time: what a policy is worth would drown in it. So a small
+// training step that is always the same is timed ten times a second, and what passes between counts
+// by how fast that was. One second of this clock is 390 such steps, about a processor second of an
+// Intel Xeon at 2.5 GHz that nothing disturbs. The timing itself (2 % of the time) does not count.
+// For one thread.
+class ReferenceClock {
+ public:
+  // Throws std::runtime_error where the processor's time cannot be read.
+  ReferenceClock();
+
+  // Since it was made. Never falls.
+  double Seconds();
+
+ private:
+  void TimeStep();
+
+  LanguageModel model_;
+  torch::Tensor inputs_, targets_;  // [batch, context]
+  std::deque<double> timed_;        // processor seconds of the last steps that were timed
+  double speed_ = 1;                // reference seconds in a processor second
+  double until_ = 0;                // processor time up to which seconds_ counts
+  double timed_at_ = 0;             // processor time
+  double seconds_ = 0;
+};
+
+}  // namespace attune
