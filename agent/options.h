@@ -39,7 +39,7 @@ struct Options {
   // Learning
   std::string network = "shipped";
   bool learn = true;
-  double explore = 0.02;
+  double explore = 0.005;
   double learning_rate = 1e-5;
   std::uint64_t least_trials = 256;
   // Logging

@@ -137,18 +137,25 @@ struct LastMeasured {
     }
   }
 
-  // `part`: of a site whose heads begin at `first` of the job's.
-  void Take(const SiteMeasurement& part, std::span<const std::uint8_t> active, std::size_t first) {
-    const auto take = [&](const std::vector<float>& from, std::vector<float>& to,
-                          std::size_t of_head) {
-      for (std::size_t head = 0; head < from.size() / of_head; ++head) {
-        if (active[first + head] == 0) continue;
-        std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(head * of_head), of_head,
-                    to.begin() + static_cast<std::ptrdiff_t>((first + head) * of_head));
+  // `part`: of a site whose heads begin at `first` of the job's. Returns whether all numbers were
+  // finite; of a head with others it keeps those before.
+  bool Take(const SiteMeasurement& part, std::size_t first) {
+    bool finite = true;
+    for (std::size_t head = 0; head < part.active.size(); ++head) {
+      if (part.active[head] == 0) continue;
+      const auto of_metrics = std::span(part.metrics).subspan(head * kMetrics, kMetrics);
+      const auto of_profile = std::span(part.profile).subspan(head * kProfileBins, kProfileBins);
+      const auto is_finite = [](float value) { return std::isfinite(value); };
+      if (!std::ranges::all_of(of_metrics, is_finite) ||
+          !std::ranges::all_of(of_profile, is_finite)) {
+        finite = false;
+        continue;
       }
-    };
-    take(part.metrics, metrics, kMetrics);
-    take(part.profile, profile, kProfileBins);
+      std::ranges::copy(of_metrics, std::span(metrics).subspan((first + head) * kMetrics).begin());
+      std::ranges::copy(of_profile,
+                        std::span(profile).subspan((first + head) * kProfileBins).begin());
+    }
+    return finite;
   }
 
   std::vector<float> metrics;  // [heads × kMetrics]
@@ -187,7 +194,11 @@ struct Handle::Impl {
     for (std::size_t site = 0; site < sites.modules.size(); ++site) {
       const auto part = sites.modules[site]->TakeMeasurement();
       if (part) {
-        last.Take(*part, std::span(sites.setting.active), first);
+        if (!last.Take(*part, first)) {
+          Warn("site " + sites.topology.sites[site].name +
+               " measured values that are no finite numbers; its heads keep the measurement "
+               "before");
+        }
         forward_seconds += part->forward_seconds;
       } else {
         Warn("site " + sites.topology.sites[site].name +

@@ -43,8 +43,9 @@ struct AttachOptions {
   // ATTUNE_DIR (else ./attune) for `attune import`.
   std::string endpoint;
   std::string key;
-  // Seconds that never fall, by which compute is counted, such as a device's; empty: processor
-  // seconds of the whole process. Called in StartStep and Step.
+  // Seconds that never fall, by which compute is counted; empty: processor seconds of the whole
+  // process. Called in StartStep and Step. A device's clock waits for the device itself; the share
+  // of a step that attention takes is told by the processor's time whatever the clock.
   std::function<double()> clock;
   std::int64_t sampled_rows = 16;  // query rows measured in a sequence
   std::int64_t sampled_sequences = 2;

@@ -434,6 +434,7 @@ std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   SiteMeasurement result;
   result.metrics.assign(heads * kMetrics, 0.0F);
   result.profile.assign(heads * kProfileBins, 0.0F);
+  result.active = measured->active;
   result.forward_seconds = measured->forward_seconds;
   std::size_t row = 0;
   for (std::size_t head = 0; head < heads; ++head) {

@@ -68,8 +68,9 @@ TORCH_MODULE(PlainAttention);
 
 // The numbers of a site's heads in a measured step; inactive heads carry zeros.
 struct SiteMeasurement {
-  std::vector<float> metrics;  // [heads × kMetrics]
-  std::vector<float> profile;  // [heads × kProfileBins]
+  std::vector<std::uint8_t> active;  // [heads], in the forward pass; of others all is 0
+  std::vector<float> metrics;        // [heads × kMetrics]
+  std::vector<float> profile;        // [heads × kProfileBins]
   double forward_seconds =
       0;  // the process's processor time in the forward passes, measuring left out
 };

@@ -18,8 +18,8 @@ namespace {
 // in that of what plans do to jobs that are like each other.
 constexpr std::array kPlanLengths = {0.5, 1.0, 2.0};
 constexpr std::array kJobLengths = {0.5, 1.0, 2.0};
-constexpr std::array kOwns = {0.0, 0.3, 1.0};
-constexpr std::array kLucks = {0.03, 0.1, 0.3, 1.0, 3.0};
+constexpr std::array kOwns = {0.0, 0.3, 1.0, 3.0};
+constexpr std::array kLucks = {0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0};
 // Factors on one trait (automatic relevance determination); 0: it tells nothing.
 constexpr std::array kRelevances = {0.0, 0.5, 2.0, 4.0};
 constexpr double kCommon = 0.5;

@@ -84,24 +84,35 @@ bool IsLesson(const JobRecord& job, const Trial& trial) {
           trial.acknowledgement.status == AckStatus::kApplied);
 }
 
-// How much of its loss a job wins by its last steps, −d log loss / d log step: the median over its
-// runs of the mean over the second half of the budget; from 0 to 1.
-double Steepness(const Group& group) {
-  std::vector<double> slopes;
+bool IsAlone(const Episode& episode) {
+  return std::ranges::all_of(episode.plan, [](double trait) { return trait == 0; });
+}
+
+// Of a number of each episode: the mean of those that were left alone, if any.
+template <typename Number>
+std::optional<double> MeanAlone(const Group& group, const Number& number) {
+  double sum = 0;
+  std::size_t count = 0;
   for (const Episode& episode : group.episodes) {
-    const auto middle = std::ranges::find_if(episode.trials, [](const Trial& trial) {
-      return trial.state.At(0, TokenFeature("progress")) >= 0.5F;
-    });
-    if (middle == episode.trials.end()) continue;
-    const Trial& last = episode.trials.back();
-    if (last.step <= middle->step || !(last.loss > 0) || !(middle->loss > 0)) continue;
-    slopes.push_back(std::log(middle->loss / last.loss) /
-                     std::log(static_cast<double>(last.step) / static_cast<double>(middle->step)));
+    if (!IsAlone(episode)) continue;
+    sum += number(episode);
+    ++count;
   }
-  if (slopes.empty()) return 0;
-  const auto median = slopes.begin() + static_cast<std::ptrdiff_t>(slopes.size() / 2);
-  std::ranges::nth_element(slopes, median);
-  return std::clamp(*median, 0.0, 1.0);
+  if (count == 0) return std::nullopt;
+  return sum / static_cast<double>(count);
+}
+
+// Log of a step's compute over that of the job left alone, or over the dearest.
+std::vector<double> LogStepComputes(const Group& group) {
+  const auto cost = [](const Episode& episode) {
+    const auto steps = static_cast<double>(std::max<std::uint64_t>(episode.job.steps, 1));
+    return std::log(episode.job.compute_seconds / steps);
+  };
+  std::vector<double> costs;
+  for (const Episode& episode : group.episodes) costs.push_back(cost(episode));
+  const double anyway = MeanAlone(group, cost).value_or(*std::ranges::max_element(costs));
+  for (double& value : costs) value -= anyway;
+  return costs;
 }
 
 // What the plans of a group cost over leaving its job alone, as far as the critic knows.
@@ -166,78 +177,116 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
 }
 
 std::vector<double> LogLosses(const Group& group) {
-  const double steepness = KindOf(group) == BudgetKind::kCompute ? Steepness(group) : 0;
+  const auto loss = [](const Episode& episode) { return std::log(*episode.job.validation_loss); };
   std::vector<double> costs;
-  for (const Episode& episode : group.episodes) {
-    costs.push_back(std::log(*episode.job.validation_loss) - steepness * episode.slowness);
-  }
-  const double best = *std::ranges::min_element(costs);
-  for (double& cost : costs) cost = std::min(cost - best, kLargestCost);
+  for (const Episode& episode : group.episodes) costs.push_back(loss(episode));
+  const double anyway = MeanAlone(group, loss).value_or(*std::ranges::min_element(costs));
+  for (double& cost : costs) cost = std::clamp(cost - anyway, -kLargestGain, kLargestCost);
   return costs;
 }
 
-std::vector<double> LogStepComputes(const Group& group) {
-  std::vector<double> costs;
-  for (const Episode& episode : group.episodes) {
-    const auto steps = static_cast<double>(std::max<std::uint64_t>(episode.job.steps, 1));
-    costs.push_back(std::log(episode.job.compute_seconds / steps));
-  }
-  return costs;
-}
-
-std::optional<Critic> MakeCritic(const std::vector<Group*>& groups,
-                                 std::initializer_list<BudgetKind> kinds, Costs costs) {
+std::optional<Critic> MakeCritic(const std::vector<Group*>& groups, BudgetKind kind) {
   std::vector<PlannedRun> runs;
   std::size_t pairs = 0;
   for (const Group* of_job : groups) {
     const Group& group = *of_job;
-    if (std::ranges::find(kinds, KindOf(group)) == kinds.end()) continue;
+    if (KindOf(group) != kind) continue;
     pairs += group.episodes.size() > 1 ? 1 : 0;
-    const std::vector<double> of_group = costs(group);
+    const std::vector<double> costs = LogLosses(group);
     for (std::size_t k = 0; k < group.episodes.size(); ++k) {
-      runs.push_back({group.number, group.job, group.episodes[k].plan, of_group[k]});
+      runs.push_back({group.number, group.job, group.episodes[k].plan, costs[k]});
     }
   }
   if (pairs < 2) return std::nullopt;
   return Critic(runs);
 }
 
-void FindSlowness(Group& group, const Critic& step_compute) {
-  const std::vector<double> costs = LogStepComputes(group);
-  const std::vector<double> explained = Differences(group, step_compute, 0);
-  double mean = 0;
-  for (std::size_t i = 0; i < costs.size(); ++i) {
-    mean += (costs[i] - explained[i]) / static_cast<double>(costs.size());
-  }
-  for (std::size_t i = 0; i < costs.size(); ++i) {
-    group.episodes[i].slowness = costs[i] - explained[i] - mean;
-  }
-}
-
-void Weigh(Group& group, const Critic& loss, const Critic* compute, const Weighing& weighing) {
+void Weigh(Group& group, const Critic& loss, const Weighing& weighing) {
+  // By what is at stake a job counts between these times as much as one at kStake.
+  constexpr double kStake = 0.05;
+  constexpr double kLeast = 0.2;
+  constexpr double kMost = 3;
   std::vector<double> costs = Differences(group, loss, weighing.caution);
-  if (compute != nullptr) {
-    const std::vector<double> spent = Differences(group, *compute, 0);
-    for (std::size_t i = 0; i < costs.size(); ++i) {
-      costs[i] =
-          (costs[i] > 0 ? weighing.harm : 1) * costs[i] - weighing.price * (1 - std::exp(spent[i]));
+  const std::vector<double> spent = LogStepComputes(group);
+  double plans = 0;
+  double least = 0;
+  double most = 0;
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    if (costs[i] > 0) costs[i] *= weighing.harm;
+    if (KindOf(group) == BudgetKind::kSteps) {
+      costs[i] -= weighing.price * (1 - std::exp(spent[i]));
     }
+    if (IsAlone(group.episodes[i])) continue;
+    ++plans;
+    least = std::min(least, costs[i]);
+    most = std::max(most, costs[i]);
   }
-  const double least = std::min(0.0, *std::ranges::min_element(costs));
-  group.alone = std::exp(least / weighing.temperature);
+  const auto weight = [&](double cost) { return std::exp((least - cost) / weighing.temperature); };
+  group.alone = std::max(plans, 1.0) * weight(0);
   double sum = group.alone;
   for (std::size_t i = 0; i < costs.size(); ++i) {
     // For an episode that was left alone the weight of that stands already.
-    const auto& plan = group.episodes[i].plan;
-    const bool alone = std::ranges::all_of(plan, [](double trait) { return trait == 0; });
-    costs[i] = alone ? 0 : std::exp((least - costs[i]) / weighing.temperature);
+    costs[i] = IsAlone(group.episodes[i]) ? 0 : weight(costs[i]);
     sum += costs[i];
   }
-  group.alone /= sum;
+  const double scale = std::clamp((most - least) / kStake, kLeast, kMost) / sum;
+  group.alone *= scale;
   for (std::size_t i = 0; i < costs.size(); ++i) {
     Episode& episode = group.episodes[i];
-    episode.weights.assign(episode.trials.size(), costs[i] / sum);
+    episode.weights.assign(episode.trials.size(), costs[i] * scale);
   }
+}
+
+Step Towards(const Trial& trial, const Setting& goal) {
+  // Heads that are active at the goal stay, or come in, before all others.
+  constexpr float kFirst = 1e3F;
+  const State& state = trial.state;
+  Step step{Action::Keep(state.Heads(), state.Sites()), state.Active()};
+  for (std::size_t head = 0; head < state.Heads(); ++head) {
+    step.action.score[head] = trial.action->score[head] + (goal.active[head] != 0 ? kFirst : 0.0F);
+  }
+  for (std::size_t site = 0; site < state.Sites(); ++site) {
+    const std::size_t first = state.site_offsets[site];
+    const std::size_t heads = state.site_offsets[site + 1] - first;
+    const auto active = std::span(step.active).subspan(first, heads);
+    const std::size_t now = CountActive(active);
+    const std::size_t wanted = CountActive(std::span(goal.active).subspan(first, heads));
+    CountChange best = CountChange::kKeep;
+    const auto distance = [&](CountChange change) {
+      const std::size_t count = ChangedCount(now, change, heads);
+      return count > wanted ? count - wanted : wanted - count;
+    };
+    for (std::size_t choice = 0; choice < kCountChoices; ++choice) {
+      const auto change = static_cast<CountChange>(choice);
+      if (trial.mask.count[site][choice] != 0 && distance(change) < distance(best)) best = change;
+    }
+    step.action.count[site] = best;
+    SelectHeads(active, std::span(step.action.score).subspan(first, heads),
+                ChangedCount(now, best, heads));
+  }
+  const std::vector<std::uint8_t> active = state.Active();
+  for (std::size_t head = 0; head < state.Heads(); ++head) {
+    if (active[head] == 0 || goal.active[head] == 0) continue;
+    const float before = trial.setting.scale[head] / kScaleFactors[trial.action->scale[head]];
+    const auto distance = [&](std::size_t choice) {
+      return std::abs(std::log(before * kScaleFactors[choice] / goal.scale[head]));
+    };
+    std::uint8_t& best = step.action.scale[head];
+    for (std::uint8_t choice = 0; choice < kScaleChoices; ++choice) {
+      if (trial.mask.scale[head][choice] != 0 && distance(choice) < distance(best) - 1e-6F) {
+        best = choice;
+      }
+    }
+  }
+  return step;
+}
+
+const Setting& SettingAt(const Episode& episode, std::uint32_t window) {
+  const Setting* setting = &episode.trials.front().setting;
+  for (const Trial& trial : episode.trials) {
+    if (trial.window <= window) setting = &trial.setting;
+  }
+  return *setting;
 }
 
 void WeighGreedily(Group& group) {

@@ -7,7 +7,7 @@
 #pragma once
 
 #include <cstddef>
-#include <initializer_list>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -24,8 +24,7 @@ struct Episode {
   std::vector<Trial> trials;    // that were somebody's decision
   std::vector<double> returns;  // from each of them to the end
   std::vector<double> weights;  // of each
-  std::vector<double> plan;     // its traits
-  double slowness = 0;          // of the machine: log of a step's compute over what it costs anyway
+  std::vector<double> plan;     // its traits, all 0 where nothing was done
 };
 
 // The same job under several.
@@ -42,34 +41,37 @@ struct Group {
 
 [[nodiscard]] BudgetKind KindOf(const Group& group);
 
-// Of each episode of a group, in logs.
-using Costs = std::vector<double> (*)(const Group&);
-// Of the loss over the group's best, at most kLargestCost. With a budget in compute a machine that
-// was slow for a while did fewer steps, which is no plan's doing: the loss is taken to be what it
-// would have been at the group's usual speed, by the slope of its own curve.
+// Of each episode's loss over that of the job left alone (where none was, the group's best), in
+// logs, from -kLargestGain to kLargestCost: more is as good, or as bad, as any.
 [[nodiscard]] std::vector<double> LogLosses(const Group& group);
-[[nodiscard]] std::vector<double> LogStepComputes(const Group& group);
-inline constexpr double kLargestCost = 0.2;  // that is as bad as any
+inline constexpr double kLargestGain = 0.3;
+inline constexpr double kLargestCost = 0.1;
 
-// Learns from all groups with a budget of one of these kinds; none where fewer than two of them
-// have two runs.
-[[nodiscard]] std::optional<Critic> MakeCritic(const std::vector<Group*>& groups,
-                                               std::initializer_list<BudgetKind> kinds,
-                                               Costs costs);
-
-// Fills in the slowness of the episodes: what is left of the compute of their steps when the plans
-// have explained their part, less its mean over the group.
-void FindSlowness(Group& group, const Critic& step_compute);
+// Learns from all groups with a budget of this kind; none where fewer than two of them have two
+// runs.
+[[nodiscard]] std::optional<Critic> MakeCritic(const std::vector<Group*>& groups, BudgetKind kind);
 
 struct Weighing {
-  double temperature = 0.015;  // logs of loss over the best by which a plan counts 1/e
-  double price = 0.12;         // of all compute, in logs of loss; for budgets in steps
-  double harm = 8;             // how many times loss beyond that of the job left alone counts there
+  double temperature = 0.004;  // logs of loss over the best by which a plan counts 1/e
+  double price = 0.05;         // of all compute, in logs of loss; for budgets in steps
+  double harm = 8;             // how many times loss beyond that of the job left alone counts
   double caution = 0.5;        // standard deviations by which a plan is taken to be worse
 };
 // Gives the decisions of each episode a weight, and leaving the job alone: by what the plans cost
-// over that. With `compute`, a share of it that was saved is worth the price, but only at no harm.
-void Weigh(Group& group, const Critic& loss, const Critic* compute, const Weighing& weighing);
+// over that. With a budget in steps the share of compute that was saved is worth the price. All
+// plans together have one vote against leaving the job alone, and a job counts by what is at stake:
+// by how far its best and its worst plan are apart.
+void Weigh(Group& group, const Critic& loss, const Weighing& weighing);
+
+// The action that brings a job from where it stood in `trial` nearest to `goal`, which another run
+// of the same weights had come to by then, with the heads that are active behind it.
+struct Step {
+  Action action;
+  std::vector<std::uint8_t> active;
+};
+[[nodiscard]] Step Towards(const Trial& trial, const Setting& goal);
+// What the run's setting was in or before this window, its first one at the earliest.
+[[nodiscard]] const Setting& SettingAt(const Episode& episode, std::uint32_t window);
 
 // The same by what the next window alone brought, in standard deviations of the group's in that
 // window: a greedy bandit, as a baseline.

@@ -13,8 +13,8 @@ namespace attune {
 // seconds is then another job each time: what a policy is worth would drown in it. So a small
 // training step that is always the same is timed ten times a second, and what passes between counts
 // by how fast that was. One second of this clock is 390 such steps, about a processor second of an
-// Intel Xeon at 2.5 GHz that nothing disturbs. The timing itself (2 % of the time) does not count.
-// For one thread.
+// Intel Xeon at 2.5 GHz that nothing disturbs. What slows the machine for less than half a second
+// is not seen. The timing itself (5 % of the time) does not count. For one thread.
 class ReferenceClock {
  public:
   // Throws std::runtime_error where the processor's time cannot be read.

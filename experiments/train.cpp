@@ -1,8 +1,10 @@
 // attune-train: teaches a network from the histories of jobs that were tuned in different ways, and
 // writes it as a checkpoint that attuned can begin with (--network FILE).
 //
-// The decisions of each job are imitated by the weight that it has beside the others of its group
-// and beside leaving the job alone (groups.h): advantage-weighted regression, 1910.00177.
+// Each plan that a job was run under has a weight beside the others of its group and beside leaving
+// the job alone (groups.h), as in advantage-weighted regression (1910.00177). It is imitated not in
+// the states of its own run alone but in those that the group's other runs came to (as DAgger does,
+// 1011.0686): the network is taught to go where the best of them was by then.
 #include <dlfcn.h>
 #include <fmt/format.h>
 
@@ -47,29 +49,71 @@ bool IsUntouched(const Trial& trial) {
   return CountActive(trial.state.Active()) == trial.state.Heads();
 }
 
-// The decisions of all episodes; and, where nothing had been done yet, to go on doing nothing, by
-// the weight of that.
-std::vector<Sample> SamplesOf(const std::vector<Group*>& groups) {
+// Until then a job can still be brought to where another run of it was.
+constexpr float kEarly = 0.25F;  // of the budget
+// Plans of less weight in their group teach nothing.
+constexpr double kLeastWeight = 0.01;
+
+float ProgressOf(const Trial& trial) { return trial.state.At(0, TokenFeature("progress")); }
+
+// The decisions of the episodes as they were made, each by its own weight.
+std::vector<Sample> DecisionsOf(const std::vector<Group*>& groups) {
   std::vector<Sample> samples;
   for (const Group* group : groups) {
-    std::map<std::uint32_t, double> untouched;  // trials of each window
-    for (const Episode& episode : group->episodes) {
-      for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial);
-    }
     for (const Episode& episode : group->episodes) {
       for (std::size_t i = 0; i < episode.trials.size(); ++i) {
         const Trial& trial = episode.trials[i];
-        const std::vector<std::uint8_t> before = trial.state.Active();
-        samples.push_back(
-            MakeSample(trial.state, trial.mask, *trial.action, before, trial.setting.active));
+        samples.push_back(MakeSample(trial.state, trial.mask, *trial.action, trial.state.Active(),
+                                     trial.setting.active));
         samples.back().weight = episode.weights[i];
         samples.back().target_value = episode.returns[i];
-        if (!IsUntouched(trial)) continue;
-        samples.push_back(MakeSample(trial.state, trial.mask,
-                                     Action::Keep(trial.state.Heads(), trial.state.Sites()), before,
-                                     before));
-        samples.back().weight = group->alone / untouched[trial.window];
-        samples.back().target_value = episode.returns[i];
+      }
+    }
+  }
+  return samples;
+}
+
+// What the plans that are worth it would have done. A plan is taught in the states of its own run;
+// and, early in the budget, in those of all other runs of its job: to go where its run was by then.
+// So a policy learns one way for a job, from wherever it stands, where plans that are mixed lead
+// nowhere. To leave the job alone is one of the plans: early it brings back what was changed.
+std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
+  std::vector<Sample> samples;
+  const auto add = [&](const Trial& trial, const Step& step, double weight, double value) {
+    samples.push_back(
+        MakeSample(trial.state, trial.mask, step.action, trial.state.Active(), step.active));
+    samples.back().weight = weight;
+    samples.back().target_value = value;
+  };
+  for (const Group* group : groups) {
+    double most = group->alone;
+    std::map<std::uint32_t, double> untouched;  // trials of each window
+    for (const Episode& episode : group->episodes) {
+      most = std::max(most, episode.weights[0]);
+      for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial);
+    }
+    const double least = kLeastWeight * most;
+    for (const Episode& visited : group->episodes) {
+      for (std::size_t i = 0; i < visited.trials.size(); ++i) {
+        const Trial& trial = visited.trials[i];
+        const double value = visited.returns[i];
+        const bool early = ProgressOf(trial) <= kEarly;
+        for (const Episode& plan : group->episodes) {
+          const double weight = plan.weights[0];
+          if (weight < least) continue;
+          if (&plan == &visited) {
+            add(trial, {*trial.action, trial.setting.active}, weight, value);
+          } else if (early) {
+            add(trial, Towards(trial, SettingAt(plan, trial.window)), weight, value);
+          }
+        }
+        if (group->alone < least) continue;
+        if (early) {
+          add(trial, Towards(trial, Setting::Neutral(trial.state.Heads())), group->alone, value);
+        } else if (IsUntouched(trial)) {
+          add(trial, {Action::Keep(trial.state.Heads(), trial.state.Sites()), trial.state.Active()},
+              group->alone / untouched[trial.window], value);
+        }
       }
     }
   }
@@ -107,15 +151,9 @@ void Train(const Options& options) {
   if (options.greedy) {
     for (auto& [key, group] : groups) WeighGreedily(group);
   } else {
-    const auto step_compute =
-        MakeCritic(learned_from, {BudgetKind::kCompute, BudgetKind::kSteps}, LogStepComputes);
-    Report("compute of a step", step_compute);
-    if (step_compute) {
-      for (auto& [key, group] : groups) FindSlowness(group, *step_compute);
-    }
-    const auto loss = MakeCritic(learned_from, {BudgetKind::kCompute}, LogLosses);
+    const auto loss = MakeCritic(learned_from, BudgetKind::kCompute);
     Report("loss, budgets in compute", loss);
-    const auto loss_by_steps = MakeCritic(learned_from, {BudgetKind::kSteps}, LogLosses);
+    const auto loss_by_steps = MakeCritic(learned_from, BudgetKind::kSteps);
     Report("loss, budgets in steps", loss_by_steps);
     for (auto& [key, group] : groups) {
       const bool in_steps = KindOf(group) == BudgetKind::kSteps;
@@ -127,11 +165,12 @@ void Train(const Options& options) {
             "differently",
             key, in_steps ? "steps" : "compute"));
       }
-      Weigh(group, *judge, in_steps && step_compute ? &*step_compute : nullptr, options.weighing);
+      Weigh(group, *judge, options.weighing);
     }
   }
-  const std::vector<Sample> lessons = SamplesOf(learned_from);
-  const std::vector<Sample> tests = SamplesOf(held_out);
+  const auto samples = options.greedy ? DecisionsOf : LessonsOf;
+  const std::vector<Sample> lessons = samples(learned_from);
+  const std::vector<Sample> tests = samples(held_out);
   if (lessons.empty()) {
     throw std::invalid_argument("there is nothing to learn from in these histories");
   }
@@ -171,12 +210,12 @@ int Main(int argc, char** argv) {
       ("from", po::value(&options.from), "a checkpoint to go on from")
       ("greedy", po::bool_switch(&options.greedy),
        "weigh each decision by what the next window alone brought: a baseline")
-      ("temperature", po::value(&options.weighing.temperature)->default_value(Weighing{}.temperature, "0.015"),
+      ("temperature", po::value(&options.weighing.temperature)->default_value(Weighing{}.temperature, "0.004"),
        "share of the loss by which a plan that is worse than its group's best counts 1/e")
-      ("price", po::value(&options.weighing.price)->default_value(Weighing{}.price, "0.12"),
+      ("price", po::value(&options.weighing.price)->default_value(Weighing{}.price, "0.05"),
        "of all compute, in shares of the loss, for budgets in steps")
       ("harm", po::value(&options.weighing.harm)->default_value(Weighing{}.harm),
-       "how many times loss beyond that of leaving a job alone counts for budgets in steps")
+       "how many times loss beyond that of leaving a job alone counts")
       ("caution", po::value(&options.weighing.caution)->default_value(Weighing{}.caution, "0.5"),
        "standard deviations by which a plan's loss is taken to be worse than the critic says")
       ("held-out", po::value(&options.held_out)->default_value(0), "share of the groups")

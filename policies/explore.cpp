@@ -2,8 +2,8 @@
 //
 // What a policy does pays over many windows, and drawing every window anew hardly ever comes upon a
 // plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether,
-// when and how fast it grows again, how sharp its attention may become, and whether heads that were
-// born sharp are cooled at once. Heads are chosen, and sick ones treated, as kmeans does.
+// when and how fast it grows again, whether scales are tuned, and whether heads that were born
+// sharp are cooled at once. Heads are chosen, and sick ones treated, as kmeans does.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -21,13 +21,14 @@ namespace {
 constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's heads; at least one
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
-// 0: scales are left alone. Beyond 1 heads that nothing ails were sharpened before anybody knew how
-// the loss falls: it cost jobs as much as it gained.
-constexpr std::array kSharpest = {0.0F, 1.0F};
-constexpr double kGrowing = 0.2;       // of the plans
-constexpr double kSitesDiffer = 0.15;  // of the plans
-constexpr double kLeftAlone = 0.1;     // of the plans
-constexpr double kCooling = 0.6;       // of the plans
+constexpr double kGrowing = 0.2;                       // of the plans
+constexpr double kSitesDiffer = 0.15;                  // of the plans
+constexpr double kLeftAlone = 0.1;                     // of the plans
+constexpr double kScaling = 0.5;                       // of the plans
+constexpr double kCooling = 0.6;                       // of those
+// Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
+// jobs as much as it gained.
+constexpr float kSharpest = 1;
 // Early in a run heads attend almost evenly. One that does not by then was born too sharp, and the
 // sooner it is cooled the better.
 constexpr double kCoolingEnds = 0.15;
@@ -35,20 +36,18 @@ constexpr float kBornSharpEntropy = 0.6F;
 
 struct Plan {
   double share = 1;          // of a site's heads
-  double other_share = 1;    // of those in the other half of the model
   double growth_begins = 2;  // of the budget; above 1: never
   double growth_pace = 0;    // of the budget from doubling to doubling; 0: at once
   double grown_share = 1;
-  float sharpest = 0;  // 0: scales are left alone
+  bool scaling = false;
   bool cooling = false;
 
-  // Of the heads of a site that began with the share `from`.
-  [[nodiscard]] double ShareAt(double progress, double from) const {
-    if (progress < growth_begins) return from;
-    if (growth_pace == 0) return std::max(grown_share, from);
+  [[nodiscard]] double ShareAt(double progress) const {
+    if (progress < growth_begins) return share;
+    if (growth_pace == 0) return std::max(grown_share, share);
     const double doublings = 1 + std::floor((progress - growth_begins) / growth_pace);
-    return std::max(from,
-                    std::min(grown_share, std::max(from, kLeastShare) * std::exp2(doublings)));
+    return std::max(share,
+                    std::min(grown_share, std::max(share, kLeastShare) * std::exp2(doublings)));
   }
 
  private:
@@ -66,18 +65,16 @@ Plan PlanOf(const JobSpec& job) {
     return std::uniform_real_distribution<double>(0, 1)(random) < share;
   };
   Plan plan;
-  if (chance(kLeftAlone)) return plan;
   const bool in_steps = job.budget.kind == BudgetKind::kSteps;
   plan.share = pick(kShares);
-  plan.other_share = chance(kSitesDiffer) ? pick(kShares) : plan.share;
   if (chance(kGrowing)) {
     plan.growth_begins = pick(kGrowthBegins);
     plan.growth_pace = pick(kGrowthPaces);
     // What more steps cannot win back, more heads must.
     plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
   }
-  plan.sharpest = pick(kSharpest);
-  plan.cooling = plan.sharpest > 0 && chance(kCooling);
+  plan.scaling = chance(kScaling);
+  plan.cooling = plan.scaling && chance(kCooling);
   return plan;
 }
 
@@ -115,8 +112,7 @@ class ExplorePolicy : public Policy {
     const std::size_t sites = situation.state.Sites();
     for (std::size_t site = 0; site < sites; ++site) {
       const std::size_t heads = offsets[site + 1] - offsets[site];
-      const double share =
-          plan.ShareAt(situation.progress, 2 * site < sites ? plan.share : plan.other_share);
+      const double share = plan.ShareAt(situation.progress);
       const auto wanted =
           static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
       const CountChange change = Towards(
@@ -127,9 +123,9 @@ class ExplorePolicy : public Policy {
     }
     for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
       std::uint8_t& choice = decision->action.scale[head];
-      if (plan.sharpest == 0) {
+      if (!plan.scaling) {
         choice = kKeepScale;
-      } else if (situation.setting.scale[head] * kScaleFactors[choice] > plan.sharpest &&
+      } else if (situation.setting.scale[head] * kScaleFactors[choice] > kSharpest &&
                  choice > kKeepScale) {
         choice = kKeepScale;
       }
@@ -137,15 +133,14 @@ class ExplorePolicy : public Policy {
         choice = 0;
       }
     }
-    decision->why = fmt::format("its plan: {:.3g} of the heads ({:.3g} in the second half)",
-                                plan.share, plan.other_share);
+    decision->why = fmt::format("its plan: {:.3g} of the heads", plan.share);
     if (plan.growth_begins <= 1) {
       decision->why +=
           fmt::format(", to {:.3g} from {:.0f} %, doubling every {:.0f} %", plan.grown_share,
                       100 * plan.growth_begins, 100 * plan.growth_pace);
     }
-    decision->why += plan.sharpest > 0 ? fmt::format(", logits up to × {:g}", plan.sharpest)
-                                       : std::string(", scales as they are");
+    decision->why += plan.scaling ? fmt::format(", logits up to × {:g}", kSharpest)
+                                  : std::string(", scales as they are");
     if (plan.cooling) decision->why += ", cooled early";
     return verdict;
   }

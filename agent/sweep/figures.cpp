@@ -20,8 +20,9 @@ bool ReadAt(const Result& result, double compute, double& value) {
 }
 
 bool Selects(const Selection& selection, const Spec& spec, const Run& run) {
-  if (selection.policy.empty() ? spec.Tunes() && !spec.Tunes(run.policy)
-                               : run.policy != selection.policy) {
+  if (selection.policy.empty()
+          ? (spec.Tunes() && !spec.Tunes(run.policy)) || spec.IsLonger(run.policy)
+          : run.policy != selection.policy) {
     return false;
   }
   return std::ranges::all_of(selection.where.items(), [&](const auto& item) {
@@ -249,10 +250,23 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
       if (name == "reached") {
         values.push_back(compute ? 1 : 0);
       } else {
+        bool all_done = true;
         for (const std::string& policy : selection.longer) {
-          const auto longer = compute ? runs.end() : runs.find(Key(policy, pair.run->run));
-          if (longer == runs.end()) continue;
+          if (compute) break;
+          const auto longer = runs.find(Key(policy, pair.run->run));
+          if (longer == runs.end()) {
+            all_done = false;
+            continue;
+          }
           compute = ComputeToTarget(longer->second->points, other.value, minimize);
+          if (!compute) continue;
+          // What the run itself has spent without reaching it counts, whatever another's luck was.
+          compute = std::max(*compute, own.compute);
+          ++figure.stand_ins;
+        }
+        if (!compute && !all_done) {
+          ++figure.left_out;
+          continue;
         }
         values.push_back(compute && took ? *compute / *took
                                          : std::numeric_limits<double>::infinity());

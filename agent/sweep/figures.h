@@ -29,7 +29,8 @@ inline constexpr std::array<std::string_view, 11> kFigureNames = {
     "compute",         // geometric mean of the compute used over the partner's
     "compute_to_target",  // of the compute at which the partner's result is reached, over what the
                           // partner took for it; where a run does not reach it, by the first of
-                          // `longer` that does; infinite where none does
+                          // `longer` that does, but at least the run's own; infinite where none
+                          // does
     "reached",            // share of the runs that reach the partner's result
     "failed",             // share of the runs that ended without a result
 };
@@ -66,6 +67,7 @@ struct Figure {
   // compute also those that halving stopped; of ratios those of numbers that are not above 0; of
   // gap_closed those of jobs without a gap.
   std::size_t left_out = 0;
+  std::size_t stand_ins = 0;  // of compute_to_target: pairs that a longer budget decided
 };
 
 // Nothing where no run has what the figure needs. Throws std::invalid_argument for a figure that is

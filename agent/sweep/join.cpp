@@ -70,6 +70,11 @@ Joined Join(const Folder& folder, const json& report) {
                                    report.at("sweep").get<std::string>(),
                                    report.at("metric").get<std::string>(), spec.name, spec.metric));
     }
+    if (report.at("command") != spec.command) {
+      throw SweepError(
+          "the report's runs had another command than this sweep's; join it to a sweep "
+          "of the same file");
+    }
     runs = RunsOf(report);
     for (const json& row : report.at("runs")) {
       if (!row.at("ending").is_null()) continue;

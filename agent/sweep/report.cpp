@@ -23,11 +23,9 @@ json OrNull(const std::optional<double>& value) {
 json ToJson(const std::optional<Figure>& figure) {
   if (!figure) return nullptr;
   const Interval& interval = figure->interval;
-  return {{"mean", OrNull(interval.mean)},
-          {"low", OrNull(interval.low)},
-          {"high", OrNull(interval.high)},
-          {"runs", interval.count},
-          {"left_out", figure->left_out}};
+  return {{"mean", OrNull(interval.mean)}, {"low", OrNull(interval.low)},
+          {"high", OrNull(interval.high)}, {"runs", interval.count},
+          {"left_out", figure->left_out},  {"stand_ins", figure->stand_ins}};
 }
 
 std::string Text(const std::optional<Figure>& figure) {
@@ -87,11 +85,11 @@ std::vector<std::string> ParameterNames(const Results& results) {
   return names;
 }
 
-// The policies that tune, in the order of the plan.
+// The policies that tune within the budget, in the order of the plan.
 std::vector<std::string> Tuners(const Results& results) {
   std::vector<std::string> tuners;
   for (const Result& result : results.runs) {
-    if (result.run.policy != kUntuned &&
+    if (result.run.policy != kUntuned && !results.spec.IsLonger(result.run.policy) &&
         std::ranges::find(tuners, result.run.policy) == tuners.end()) {
       tuners.push_back(result.run.policy);
     }
@@ -149,7 +147,8 @@ Grid GroupGrid(const Results& results) {
   if (twins) grid.head.insert(grid.head.end(), {"less the twin's", "compute to its result"});
   for (const Group& group : Ranked(results)) {
     const auto value = Compute("value", results, group.selection);
-    if (!value) continue;  // still to be done, or without a result
+    // Still to be done, without a result, or with another budget than the others.
+    if (!value || results.spec.IsLonger(group.run->policy)) continue;
     std::vector<std::string> row;
     for (const std::string& name : names) row.push_back(Word(group.run->parameters.at(name)));
     row.push_back(group.run->policy);
@@ -336,16 +335,21 @@ std::string Describe(const BarResult& result) {
                        claim);
   }
   const Interval& interval = result.figure->interval;
-  return fmt::format(
-      "{}  {}: {}{} {}, is {} over {} {}{}", result.holds ? "holds" : "FAILS", bar.name, bar.figure,
-      end, claim, Text(result.figure), interval.count, interval.count == 1 ? "run" : "runs",
-      result.figure->left_out == 0 ? ""
-                                   : fmt::format("; {} without a result", result.figure->left_out));
+  return fmt::format("{}  {}: {}{} {}, is {} over {} {}{}{}", result.holds ? "holds" : "FAILS",
+                     bar.name, bar.figure, end, claim, Text(result.figure), interval.count,
+                     interval.count == 1 ? "run" : "runs",
+                     result.figure->stand_ins == 0
+                         ? ""
+                         : fmt::format(", {} of them by a longer budget", result.figure->stand_ins),
+                     result.figure->left_out == 0
+                         ? ""
+                         : fmt::format("; {} without a result", result.figure->left_out));
 }
 
 json ReportJson(const Results& results, const json& provenance) {
   json report = {{"sweep", results.spec.name},
                  {"metric", results.spec.metric},
+                 {"command", results.spec.command},
                  {"goal", results.spec.minimize ? "minimize" : "maximize"},
                  {"provenance", provenance},
                  {"bootstrap", {{"resamples", kResamples}, {"seed", kBootstrapSeed}}},

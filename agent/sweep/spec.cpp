@@ -451,6 +451,12 @@ bool Spec::Tunes(const std::string& policy) const {
   return (variant == variants.end() ? policy : variant->second.policy) != kUntuned;
 }
 
+bool Spec::IsLonger(const std::string& policy) const {
+  return std::ranges::any_of(bars, [&](const Bar& bar) {
+    return std::ranges::find(bar.longer, policy) != bar.longer.end();
+  });
+}
+
 std::string Spec::DaemonOf(const std::string& policy) const {
   const auto variant = variants.find(policy);
   return variant == variants.end() || variant->second.daemon.empty() ? "" : policy;

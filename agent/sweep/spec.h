@@ -133,6 +133,8 @@ struct Spec {
   [[nodiscard]] bool Tunes() const;
   // Whether the runs of this policy or variant are.
   [[nodiscard]] bool Tunes(const std::string& policy) const;
+  // Whether a bar names it as one with a longer budget: its runs are no rivals of the others.
+  [[nodiscard]] bool IsLonger(const std::string& policy) const;
   // The daemon that tunes them: the variant's name where it has its own, else empty.
   [[nodiscard]] std::string DaemonOf(const std::string& policy) const;
 };

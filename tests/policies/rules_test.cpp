@@ -420,6 +420,25 @@ TEST_CASE(
   CHECK(plans.size() > 20);
 }
 
+TEST_CASE("explore cools heads that are too sharp and sharpens none beyond a scale of 1") {
+  const auto policy = MakeExplore();
+  std::mt19937_64 random(1);
+  bool cooled = false;
+  for (int key = 0; key < 60; ++key) {
+    Scene scene({std::vector<Look>(4, kUniform), std::vector<Look>(4, kSaturated)});
+    scene.job.key = "run/" + std::to_string(key);
+    for (int window = 0; window < 6; ++window) {
+      scene.progress = (window + 1) / 21.0;
+      const auto decision = std::get<Decision>(scene.Ask(*policy, random));
+      scene.setting = Apply(scene.job.topology, scene.setting, decision.action);
+      scene.mask = MaskOf(scene.job.topology, scene.setting);
+      CHECK(*std::ranges::max_element(scene.setting.scale) <= 1);
+      cooled = cooled || *std::ranges::min_element(scene.setting.scale) < 1;
+    }
+  }
+  CHECK(cooled);
+}
+
 TEST_CASE("qk_clip scales down above 100, by the factor nearest to 100 over the largest logit") {
   // On a logarithmic scale 1 / 1.5 and 1 / 4 meet at 1 / sqrt(1.5 · 4) = 1 / 2.4495.
   const std::vector<float> logits = {-5, 100, 100.1F, 244.9F, 245.0F, 1e6F};

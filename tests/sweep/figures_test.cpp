@@ -84,8 +84,7 @@ TEST_CASE("a run that never reaches its twin makes the mean infinite, not absent
   CHECK(FigureOf(results, "reached") == Approx(0.5));
 }
 
-TEST_CASE(
-    "where a run misses its twin's result, one with a longer budget tells when it is reached") {
+TEST_CASE("where a run misses its twin's result, one with a longer budget tells when it is there") {
   Results results = Sample();
   results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {10, 10, 3}});
   results.runs.push_back(MakeResult("longer", 4, 0, {{0, 0, 4}, {10, 10, 3}, {20, 20, 1}}));
@@ -93,11 +92,28 @@ TEST_CASE(
   results.runs.push_back(MakeResult("longer", 4, 1, {{0, 0, 4}, {1, 1, 1}}));
   Selection selection;
   selection.policy = "kmeans";
-  selection.longer = {"longest", "longer"};
+  selection.longer = {"longer"};
   CHECK(FigureOf(results, "compute_to_target", selection) == Approx(std::sqrt(1.5 * 0.5)));
+  CHECK(Compute("compute_to_target", results, selection)->stand_ins == 1);
   CHECK(FigureOf(results, "reached", selection) == Approx(0.5));
+  // What the run has spent in vain counts, however soon the other was there.
+  results.runs[4] = MakeResult("longer", 4, 0, {{0, 0, 4}, {5, 5, 1}, {20, 20, 1}});
+  CHECK(FigureOf(results, "compute_to_target", selection) == Approx(std::sqrt(1.0 * 0.5)));
   results.runs[4] = MakeResult("longer", 4, 0, {{0, 0, 4}, {10, 10, 3}, {20, 20, 2.5}});
   CHECK(std::isinf(FigureOf(results, "compute_to_target", selection)));
+  // One that has not been run says nothing of when.
+  results.runs.erase(results.runs.begin() + 4);
+  CHECK(Compute("compute_to_target", results, selection)->left_out == 1);
+}
+
+TEST_CASE("runs with a longer budget are nobody's rivals") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("longer", 4, 0, {{0, 0, 4}, {20, 20, 1}}));
+  CHECK(Compute("difference", results, {})->interval.count == 3);
+  Bar bar;
+  bar.longer = {"longer"};
+  results.spec.bars.push_back(bar);
+  CHECK(Compute("difference", results, {})->interval.count == 2);
 }
 
 TEST_CASE("a halved run is compared with its twin where it was stopped") {

@@ -119,6 +119,12 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   const Workplace third;
   CHECK(third.Sweep({"run", third.File("parts", kQuick, seeds), "--policies", "wide"}).status == 0);
   CHECK_THAT(third.Sweep({"join", report}).out, Contains("0 runs joined; 4 left out"));
+  json of_another;
+  std::ifstream(report) >> of_another;
+  of_another["command"].push_back("--more");
+  std::ofstream(here.Path() / "another.json") << of_another;
+  CHECK_THAT(here.Sweep({"join", (here.Path() / "another.json").string()}).err,
+             Contains("had another command"));
   std::ofstream(here.Path() / "other.json") << R"({"sweep": "parts", "metric": "validation_loss"})";
   const Ended other = here.Sweep({"join", (here.Path() / "other.json").string()});
   CHECK(other.status == 2);

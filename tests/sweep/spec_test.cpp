@@ -156,6 +156,11 @@ TEST_CASE("what a sweep's file gets wrong is said with line and column") {
   CHECK_THAT(Refusal(bar + "policy = 'netwrok'"),
              StartsWith("/jobs/rates.toml:7:") && Contains("no run has the policy 'netwrok'"));
   CHECK_THAT(Refusal(bar + "against = 'kmean'"), Contains("no run has the policy 'kmean'"));
+  CHECK_THAT(Refusal(bar + "longer = ['kmeans']"),
+             Contains("goes with the figure compute_to_target"));
+  CHECK_THAT(Refusal(kCommand + parameters +
+                     "1\n[[bar]]\nfigure = 'compute_to_target'\nat_most = 1\nlonger = ['twice']"),
+             Contains("no run has the policy 'twice'"));
   CHECK_THAT(Refusal(bar + "where = {head = 8}"), Contains("no run has a parameter 'head'"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\n[[case]]\nrate = 2"),
              Contains("'rate' is in [parameters] too"));
