@@ -16,7 +16,7 @@ enum class BudgetKind : std::uint8_t { kCompute = 0, kSteps = 1 };
 // How long a job trains, in its own unit.
 struct Budget {
   BudgetKind kind = BudgetKind::kSteps;
-  double amount = 0;  // processor seconds of training, or optimiser steps; > 0
+  double amount = 0;  // seconds of training by the trainer's clock, or optimiser steps; > 0
   // What compute is worth when the budget is in steps: nats per untuned window's compute (design
   // §6). Not used for budgets in compute, whose reward pays for time by itself.
   double price = 0.01;

@@ -41,12 +41,12 @@ inline constexpr std::size_t kProfileBins = 16;
 
 // One measured step of a job. Inactive heads carry zeros.
 struct Observation {
-  std::uint64_t step = 0;            // optimiser steps done
-  double compute_seconds = 0;        // processor seconds of training so far, evaluation left out
-  double loss = 0;                   // mean training loss since the observation before, nats
-  float attention_share = 0;         // share of the step's time spent in attention, [0, 1]
-  std::uint64_t action = 0;          // id of the last action applied, 0 before any
-  std::uint32_t dropped = 0;         // observations dropped since the last one that was sent
+  std::uint64_t step = 0;      // optimiser steps done
+  double compute_seconds = 0;  // of training so far, by the trainer's clock, without evaluation
+  double loss = 0;             // mean training loss since the observation before, nats
+  float attention_share = 0;   // share of the step's time spent in attention, [0, 1]
+  std::uint64_t action = 0;    // id of the last action applied, 0 before any
+  std::uint32_t dropped = 0;   // observations dropped since the last one that was sent
   std::vector<std::uint8_t> active;  // [heads]
   std::vector<float> metrics;        // [heads × kMetrics], row-major
   std::vector<float> profile;        // [heads × kProfileBins], row-major

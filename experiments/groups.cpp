@@ -207,19 +207,22 @@ void Weigh(Group& group, const Critic& loss, const Weighing& weighing) {
   constexpr double kLeast = 0.2;
   constexpr double kMost = 3;
   std::vector<double> costs = Differences(group, loss, weighing.caution);
+  const std::vector<double> believed = Differences(group, loss, 0);
   const std::vector<double> spent = LogStepComputes(group);
   double plans = 0;
   double least = 0;
-  double most = 0;
+  double lowest = 0;  // of what is believed, without harm and caution
+  double highest = 0;
   for (std::size_t i = 0; i < costs.size(); ++i) {
     if (costs[i] > 0) costs[i] *= weighing.harm;
-    if (KindOf(group) == BudgetKind::kSteps) {
-      costs[i] -= weighing.price * (1 - std::exp(spent[i]));
-    }
+    double saved = 0;
+    if (KindOf(group) == BudgetKind::kSteps) saved = weighing.price * (1 - std::exp(spent[i]));
+    costs[i] -= saved;
     if (IsAlone(group.episodes[i])) continue;
     ++plans;
     least = std::min(least, costs[i]);
-    most = std::max(most, costs[i]);
+    lowest = std::min(lowest, believed[i] - saved);
+    highest = std::max(highest, believed[i] - saved);
   }
   const auto weight = [&](double cost) { return std::exp((least - cost) / weighing.temperature); };
   group.alone = std::max(plans, 1.0) * weight(0);
@@ -229,7 +232,7 @@ void Weigh(Group& group, const Critic& loss, const Weighing& weighing) {
     costs[i] = IsAlone(group.episodes[i]) ? 0 : weight(costs[i]);
     sum += costs[i];
   }
-  const double scale = std::clamp((most - least) / kStake, kLeast, kMost) / sum;
+  const double scale = std::clamp((highest - lowest) / kStake, kLeast, kMost) / sum;
   group.alone *= scale;
   for (std::size_t i = 0; i < costs.size(); ++i) {
     Episode& episode = group.episodes[i];
@@ -237,13 +240,13 @@ void Weigh(Group& group, const Critic& loss, const Weighing& weighing) {
   }
 }
 
-Step Towards(const Trial& trial, const Setting& goal) {
+Step Towards(const Trial& trial, const Setting& goal, const std::vector<float>& score) {
   // Heads that are active at the goal stay, or come in, before all others.
   constexpr float kFirst = 1e3F;
   const State& state = trial.state;
   Step step{Action::Keep(state.Heads(), state.Sites()), state.Active()};
   for (std::size_t head = 0; head < state.Heads(); ++head) {
-    step.action.score[head] = trial.action->score[head] + (goal.active[head] != 0 ? kFirst : 0.0F);
+    step.action.score[head] = score[head] + (goal.active[head] != 0 ? kFirst : 0.0F);
   }
   for (std::size_t site = 0; site < state.Sites(); ++site) {
     const std::size_t first = state.site_offsets[site];
@@ -267,7 +270,7 @@ Step Towards(const Trial& trial, const Setting& goal) {
   const std::vector<std::uint8_t> active = state.Active();
   for (std::size_t head = 0; head < state.Heads(); ++head) {
     if (active[head] == 0 || goal.active[head] == 0) continue;
-    const float before = trial.setting.scale[head] / kScaleFactors[trial.action->scale[head]];
+    const float before = std::pow(kMaxScale, state.At(head, TokenFeature("scale")));
     const auto distance = [&](std::size_t choice) {
       return std::abs(std::log(before * kScaleFactors[choice] / goal.scale[head]));
     };
@@ -281,12 +284,12 @@ Step Towards(const Trial& trial, const Setting& goal) {
   return step;
 }
 
-const Setting& SettingAt(const Episode& episode, std::uint32_t window) {
-  const Setting* setting = &episode.trials.front().setting;
+const Trial& TrialAt(const Episode& episode, std::uint32_t window) {
+  const Trial* last = &episode.trials.front();
   for (const Trial& trial : episode.trials) {
-    if (trial.window <= window) setting = &trial.setting;
+    if (trial.window <= window) last = &trial;
   }
-  return *setting;
+  return *last;
 }
 
 void WeighGreedily(Group& group) {

@@ -64,14 +64,16 @@ struct Weighing {
 void Weigh(Group& group, const Critic& loss, const Weighing& weighing);
 
 // The action that brings a job from where it stood in `trial` nearest to `goal`, which another run
-// of the same weights had come to by then, with the heads that are active behind it.
+// of the same weights had come to by then, with the heads that are active behind it. Heads that the
+// goal does not tell apart stay, or come in, by `score`.
 struct Step {
   Action action;
   std::vector<std::uint8_t> active;
 };
-[[nodiscard]] Step Towards(const Trial& trial, const Setting& goal);
-// What the run's setting was in or before this window, its first one at the earliest.
-[[nodiscard]] const Setting& SettingAt(const Episode& episode, std::uint32_t window);
+[[nodiscard]] Step Towards(const Trial& trial, const Setting& goal,
+                           const std::vector<float>& score);
+// The run's last decision in or before this window, its first one at the earliest.
+[[nodiscard]] const Trial& TrialAt(const Episode& episode, std::uint32_t window);
 
 // The same by what the next window alone brought, in standard deviations of the group's in that
 // window: a greedy bandit, as a baseline.

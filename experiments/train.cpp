@@ -77,6 +77,7 @@ std::vector<Sample> DecisionsOf(const std::vector<Group*>& groups) {
 // and, early in the budget, in those of all other runs of its job: to go where its run was by then.
 // So a policy learns one way for a job, from wherever it stands, where plans that are mixed lead
 // nowhere. To leave the job alone is one of the plans: early it brings back what was changed.
+// Decisions of other plans have no weight, and teach the value alone.
 std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
   std::vector<Sample> samples;
   const auto add = [&](const Trial& trial, const Step& step, double weight, double value) {
@@ -99,19 +100,21 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
         const double value = visited.returns[i];
         const bool early = ProgressOf(trial) <= kEarly;
         for (const Episode& plan : group->episodes) {
-          const double weight = plan.weights[0];
-          if (weight < least) continue;
+          const double weight = plan.weights[0] < least ? 0 : plan.weights[0];
           if (&plan == &visited) {
             add(trial, {*trial.action, trial.setting.active}, weight, value);
-          } else if (early) {
-            add(trial, Towards(trial, SettingAt(plan, trial.window)), weight, value);
+          } else if (early && weight > 0) {
+            const Trial& then = TrialAt(plan, trial.window);
+            add(trial, Towards(trial, then.setting, then.action->score), weight, value);
           }
         }
         if (group->alone < least) continue;
+        const std::size_t heads = trial.state.Heads();
         if (early) {
-          add(trial, Towards(trial, Setting::Neutral(trial.state.Heads())), group->alone, value);
+          add(trial, Towards(trial, Setting::Neutral(heads), trial.action->score), group->alone,
+              value);
         } else if (IsUntouched(trial)) {
-          add(trial, {Action::Keep(trial.state.Heads(), trial.state.Sites()), trial.state.Active()},
+          add(trial, {Action::Keep(heads, trial.state.Sites()), trial.state.Active()},
               group->alone / untouched[trial.window], value);
         }
       }
@@ -192,7 +195,11 @@ void Train(const Options& options) {
     fmt::print("\n");
     std::fflush(stdout);
   }
-  network->SetProgress(network->Trials() + lessons.size(), network->Version() + 1);
+  std::size_t trials = 0;
+  for (const Group* group : learned_from) {
+    for (const Episode& episode : group->episodes) trials += episode.trials.size();
+  }
+  network->SetProgress(network->Trials() + trials, network->Version() + 1);
   network->Save(options.output);
 }
 

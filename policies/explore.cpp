@@ -22,8 +22,6 @@ constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's hea
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
 constexpr double kGrowing = 0.2;                       // of the plans
-constexpr double kSitesDiffer = 0.15;                  // of the plans
-constexpr double kLeftAlone = 0.1;                     // of the plans
 constexpr double kScaling = 0.5;                       // of the plans
 constexpr double kCooling = 0.6;                       // of those
 // Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
@@ -73,7 +71,8 @@ Plan PlanOf(const JobSpec& job) {
     // What more steps cannot win back, more heads must.
     plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
   }
-  plan.scaling = chance(kScaling);
+  // With all heads and their scales it would be no plan.
+  plan.scaling = chance(kScaling) || plan.share == 1;
   plan.cooling = plan.scaling && chance(kCooling);
   return plan;
 }

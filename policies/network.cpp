@@ -522,6 +522,8 @@ UpdateReport Network::Clone(std::span<const Sample> samples) {
   const torch::Tensor weight = ToTensor(weights, {number}, torch::kDouble).to(torch::kFloat);
   const torch::Tensor target = ToTensor(targets, {number}, torch::kDouble).to(torch::kFloat);
   const double value_weight = model_->options.value_weight;
+  // Of all samples, not of a minibatch: one that has little weight in it shall move little.
+  const double mean_weight = weight.mean().item<double>();
   const auto loss = [&](const torch::Tensor& picked, const torch::Tensor&, const Batch& batch,
                         const Choices& choices, const Outputs& outputs,
                         const Terms& terms) -> std::optional<torch::Tensor> {
@@ -530,7 +532,7 @@ UpdateReport Network::Clone(std::span<const Sample> samples) {
     const auto mean = [&](const torch::Tensor& term, const torch::Tensor& choices_of_kind,
                           const torch::Tensor& jobs) {
       const torch::Tensor weight_of = of_job.index_select(0, jobs);
-      return -(term * weight_of).sum() / (choices_of_kind * weight_of).sum().clamp_min(1e-6);
+      return -(term * weight_of).sum() / (choices_of_kind.sum() * mean_weight).clamp_min(1e-6);
     };
     const torch::Tensor cross_entropy =
         mean(terms.scale, (batch.scale_open.sum(1) > 1) * batch.active, batch.job_of_head) +

@@ -226,7 +226,7 @@ void Tell(const Summary& summary, const std::string& where) {
     deciders += fmt::format("{}{} {}", deciders.empty() ? "" : ", ", decider, count);
   }
   const auto [least, most] = std::ranges::minmax(summary.last.scale);
-  fmt::print(stderr, "\njob {} '{}' {}: {} steps in {:.1f} processor seconds", job.id,
+  fmt::print(stderr, "\njob {} '{}' {}: {} steps in {:.1f} s of compute", job.id,
              job.spec.name, Name(job.outcome), job.steps, job.compute_seconds);
   if (job.validation_loss) fmt::print(stderr, ", validation loss {:.4f}", *job.validation_loss);
   fmt::print(stderr,
