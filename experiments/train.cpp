@@ -76,7 +76,7 @@ std::vector<Sample> DecisionsOf(const std::vector<Group*>& groups) {
 // What the plans that are worth it would have done. A plan is taught in the states of its own run;
 // and, early in the budget, in those of all other runs of its job: to go where its run was by then.
 // So a policy learns one way for a job, from wherever it stands, where plans that are mixed lead
-// nowhere. To leave the job alone is one of the plans: early it brings back what was changed.
+// nowhere. To leave the job alone is one of the plans: to go no further, wherever it stands.
 // Decisions of other plans have no weight, and teach the value alone.
 std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
   std::vector<Sample> samples;
@@ -109,13 +109,12 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
           }
         }
         if (group->alone < least) continue;
-        const std::size_t heads = trial.state.Heads();
-        if (early) {
-          add(trial, Towards(trial, Setting::Neutral(heads), trial.action->score), group->alone,
-              value);
-        } else if (IsUntouched(trial)) {
-          add(trial, {Action::Keep(heads, trial.state.Sites()), trial.state.Active()},
-              group->alone / untouched[trial.window], value);
+        // In early states the plans count once for each, and so does this. To bring back the heads
+        // that had been removed was worse than either (policies/network.md).
+        const double alone = group->alone / (early ? 1 : untouched[trial.window]);
+        if (early || IsUntouched(trial)) {
+          add(trial, {Action::Keep(trial.state.Heads(), trial.state.Sites()), trial.state.Active()},
+              alone, value);
         }
       }
     }
