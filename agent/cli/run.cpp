@@ -226,8 +226,8 @@ void Tell(const Summary& summary, const std::string& where) {
     deciders += fmt::format("{}{} {}", deciders.empty() ? "" : ", ", decider, count);
   }
   const auto [least, most] = std::ranges::minmax(summary.last.scale);
-  fmt::print(stderr, "\njob {} '{}' {}: {} steps in {:.1f} s of compute", job.id,
-             job.spec.name, Name(job.outcome), job.steps, job.compute_seconds);
+  fmt::print(stderr, "\njob {} '{}' {}: {} steps in {:.1f} s of compute", job.id, job.spec.name,
+             Name(job.outcome), job.steps, job.compute_seconds);
   if (job.validation_loss) fmt::print(stderr, ", validation loss {:.4f}", *job.validation_loss);
   fmt::print(stderr,
              "\ntried: {} trials (decided by {}); {} actions applied, {} rejected, {} "
