@@ -10,7 +10,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <ctime>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -298,8 +297,6 @@ std::int64_t GrownHeads(std::int64_t heads, double progress) {
   const auto quarter = std::min<std::int64_t>(static_cast<std::int64_t>(4 * progress), 3);
   return std::max<std::int64_t>(heads >> (3 - quarter), 1);
 }
-
-double ProcessorSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 // Of evaluating the batches, by the clock; the best of three times.
 double InferenceSeconds(LanguageModel& model, const std::vector<Batch>& batches,

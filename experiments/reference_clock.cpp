@@ -16,6 +16,8 @@ constexpr ModelOptions kModel = {
     .vocabulary = 64, .context = 48, .width = 48, .heads = 4, .layers = 1};
 constexpr std::int64_t kBatch = 4;
 
+}  // namespace
+
 double ProcessorSeconds() {
   timespec time{};
   if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) != 0) {
@@ -23,8 +25,6 @@ double ProcessorSeconds() {
   }
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
-
-}  // namespace
 
 ReferenceClock::ReferenceClock()
     : model_(kModel),

@@ -9,6 +9,9 @@
 
 namespace attune {
 
+// Of the whole process. Throws std::runtime_error where they cannot be read.
+double ProcessorSeconds();
+
 // A virtual machine's neighbours slow it, by a third from hour to hour, and a budget of processor
 // seconds is then another job each time: what a policy is worth would drown in it. So a small
 // training step that is always the same is timed ten times a second, and what passes between counts
