@@ -167,23 +167,28 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   const bool minimize = results.spec.minimize;
   Figure figure;
   std::vector<double> values;
+  std::vector<std::string> jobs;  // of each
+  const auto add = [&](const Result& result, double value) {
+    values.push_back(value);
+    jobs.push_back(result.run.Group());
+  };
   if (name == "value" || name == "failed") {
     for (const Result& result : results.runs) {
       if (!Selects(selection, results.spec, result.run)) continue;
       if (name == "failed") {
         if (result.outcome) {
-          values.push_back(HasResult(result) ? 0 : 1);
+          add(result, HasResult(result) ? 0 : 1);
         } else {
           ++figure.left_out;
         }
       } else if (HasResult(result) && Number(result, selection.field)) {
-        values.push_back(*Number(result, selection.field));
+        add(result, *Number(result, selection.field));
       } else {
         ++figure.left_out;
       }
     }
     if (values.empty()) return std::nullopt;
-    figure.interval = Mean(values);
+    figure.interval = Mean(values, jobs);
     return figure;
   }
 
@@ -236,19 +241,18 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
       }
     }
     if (name == "difference") {
-      values.push_back(own.value - other.value);
+      add(*pair.run, own.value - other.value);
     } else if (name == "relative" && !selection.field.empty()) {
-      values.push_back(*Number(*pair.run, selection.field) /
-                       *Number(*pair.partner, selection.field));
+      add(*pair.run, *Number(*pair.run, selection.field) / *Number(*pair.partner, selection.field));
     } else if (name == "relative" || name == "worst_relative") {
-      values.push_back(own.value / other.value);
+      add(*pair.run, own.value / other.value);
     } else if (name == "compute") {
-      values.push_back(own.compute / other.compute);
+      add(*pair.run, own.compute / other.compute);
     } else if (name == "compute_to_target" || name == "reached") {
       auto compute = ComputeToTarget(pair.run->points, other.value, minimize);
       const auto took = ComputeToTarget(pair.partner->points, other.value, minimize);
       if (name == "reached") {
-        values.push_back(compute ? 1 : 0);
+        add(*pair.run, compute ? 1 : 0);
       } else {
         bool all_done = true;
         for (const std::string& policy : selection.longer) {
@@ -268,8 +272,13 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
           ++figure.left_out;
           continue;
         }
-        values.push_back(compute && took ? *compute / *took
-                                         : std::numeric_limits<double>::infinity());
+        // A partner that was never better than where it began took nothing for it.
+        if (took && compute && !(*took > 0 && *compute > 0)) {
+          ++figure.left_out;
+          continue;
+        }
+        add(*pair.run,
+            compute && took ? *compute / *took : std::numeric_limits<double>::infinity());
       }
     } else {
       throw std::invalid_argument("there is no figure '" + std::string(name) + "'");
@@ -277,7 +286,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   }
   if (values.empty()) return std::nullopt;
   if (name == "difference" || name == "reached") {
-    figure.interval = Mean(values);
+    figure.interval = Mean(values, jobs);
   } else if (name == "worst_relative") {
     const auto [least, most] = std::ranges::minmax(values);
     figure.interval = {minimize ? most : least, std::nullopt, std::nullopt, values.size()};
@@ -286,7 +295,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     if (std::ranges::any_of(values, [](double value) { return !(value > 0); })) {
       return std::nullopt;
     }
-    figure.interval = GeometricMean(values);
+    figure.interval = GeometricMean(values, jobs);
   }
   return figure;
 }

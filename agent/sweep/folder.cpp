@@ -227,10 +227,23 @@ std::vector<Run> Folder::ReadRuns() const {
 
 json Folder::Provenance() const {
   json provenance = ReadJson(path_ / "plan.json").at("provenance");
-  if (const fs::path file = path_ / "joined.json"; fs::exists(file)) {
-    provenance["joined"] = ReadJson(file);
+  for (const char* part : {"resumed", "joined"}) {
+    const fs::path file = path_ / fmt::format("{}.json", part);
+    if (fs::exists(file)) provenance[part] = ReadJson(file);
   }
   return provenance;
+}
+
+void Folder::AddResumed(const Spec& spec) const {
+  const fs::path file = path_ / "resumed.json";
+  json all = fs::exists(file) ? ReadJson(file) : json::array();
+  json now = Describe(spec);
+  if (now == ReadJson(path_ / "plan.json").at("provenance") ||
+      std::ranges::find(all, now) != all.end()) {
+    return;
+  }
+  all.push_back(std::move(now));
+  WriteWhole(file, all.dump(1) + "\n");
 }
 
 void Folder::AddOrigins(const json& joined) const {

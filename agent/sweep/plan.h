@@ -102,8 +102,9 @@ class Folder {
   [[nodiscard]] std::filesystem::path Of(std::uint64_t run) const;
   [[nodiscard]] Spec ReadSpec() const;
   [[nodiscard]] std::vector<Run> ReadRuns() const;
-  // Revision, machine, packages, as they were when the sweep began; under "joined" those of the
-  // runs that were joined (join.h), each with "runs", how many, and "provenance".
+  // Revision, machine, packages, as they were when the sweep began; under "resumed" what they were
+  // when it was gone on with, where that was anything else; under "joined" those of the runs that
+  // were joined (join.h), each with "runs", how many, and "provenance".
   [[nodiscard]] nlohmann::json Provenance() const;
   [[nodiscard]] std::optional<RunOutcome> ReadOutcome(std::uint64_t run) const;
   // Lines that were cut short by a kill are left out.
@@ -119,6 +120,8 @@ class Folder {
   void WriteOutcome(const RunOutcome& outcome) const;
   void WritePoints(std::uint64_t run, const std::vector<Point>& points) const;
   void AddOrigins(const nlohmann::json& joined) const;
+  // Notes what the revision, machine and packages are now.
+  void AddResumed(const Spec& spec) const;
 
  private:
   std::filesystem::path path_;

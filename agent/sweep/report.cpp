@@ -258,8 +258,10 @@ std::string Failures(const Results& results) {
 
 std::string Repeat(const json& provenance) {
   std::string text = DescribeOrigin(provenance);
-  if (!provenance.contains("joined")) return text;
-  for (const json& origin : provenance.at("joined")) {
+  for (const json& origin : provenance.value("resumed", json::array())) {
+    text += "\nGone on with: " + DescribeOrigin(origin);
+  }
+  for (const json& origin : provenance.value("joined", json::array())) {
     text += fmt::format("\nJoined: {} runs of {}", origin.at("runs").get<std::size_t>(),
                         DescribeOrigin(origin.at("provenance")));
   }
@@ -291,7 +293,8 @@ std::string Render(const Results& results, const json& provenance, bool markdown
   text += section("To repeat it");
   text += Repeat(provenance) + "\n";
   text += fmt::format(
-      "In brackets: 95 % intervals by the bootstrap over runs or pairs ({} resamples, seed {}).\n",
+      "In brackets: 95 % intervals by the bootstrap over jobs, each with all its seeds; of one job "
+      "over its seeds ({} resamples, seed {}).\n",
       kResamples, kBootstrapSeed);
   return text;
 }
@@ -335,15 +338,15 @@ std::string Describe(const BarResult& result) {
                        claim);
   }
   const Interval& interval = result.figure->interval;
-  return fmt::format("{}  {}: {}{} {}, is {} over {} {}{}{}", result.holds ? "holds" : "FAILS",
-                     bar.name, bar.figure, end, claim, Text(result.figure), interval.count,
-                     interval.count == 1 ? "run" : "runs",
-                     result.figure->stand_ins == 0
-                         ? ""
-                         : fmt::format(", {} of them by a longer budget", result.figure->stand_ins),
-                     result.figure->left_out == 0
-                         ? ""
-                         : fmt::format("; {} without a result", result.figure->left_out));
+  return fmt::format(
+      "{}  {}: {}{} {}, is {} over {} {}{}{}", result.holds ? "holds" : "FAILS", bar.name,
+      bar.figure, end, claim, Text(result.figure), interval.count,
+      bar.figure == "gap_closed" ? (interval.count == 1 ? "job" : "jobs")
+                                 : (interval.count == 1 ? "run" : "runs"),
+      result.figure->stand_ins == 0
+          ? ""
+          : fmt::format(", {} of them by a longer budget", result.figure->stand_ins),
+      result.figure->left_out == 0 ? "" : fmt::format("; {} left out", result.figure->left_out));
 }
 
 json ReportJson(const Results& results, const json& provenance) {

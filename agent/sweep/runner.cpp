@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -50,7 +49,7 @@ class RunnerLock {
     if (descriptor_ < 0) {
       throw SweepError(fmt::format("cannot write {}: {}", file.string(), std::strerror(errno)));
     }
-    if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    if (!TakeLock(descriptor_)) {
       const Holder holder = Holder::Read(file);
       close(descriptor_);
       throw SweepError(
@@ -205,6 +204,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   }
   std::string stopped;
   if (!missing.empty()) {
+    folder.AddResumed(folder.ReadSpec());
     std::map<std::string, SweepDaemon> daemons;
     for (const Run* run : missing) {
       const std::string name = spec.DaemonOf(run->policy);
@@ -277,14 +277,18 @@ bool StopSweep(const Folder& folder) {
   for (const Run& run : folder.ReadRuns()) locks.push_back(folder.Of(run.id) / "lock");
   bool any = false;
   for (const fs::path& lock : locks) {
-    if (!IsHeld(lock)) continue;
-    const Holder holder = Holder::Read(lock);
-    if (!holder.host.empty() && holder.host != Holder::Own().host) {
-      throw SweepError(fmt::format("process {} of {} has {}: stop it there, or with scancel",
-                                   holder.process, holder.host, lock.string()));
+    pid_t told = 0;
+    for (; IsHeld(lock); std::this_thread::sleep_for(kStopLook)) {
+      // Who has just taken it has not written itself in yet.
+      const Holder holder = Holder::Read(lock);
+      if (!holder.host.empty() && holder.host != Holder::Own().host) {
+        throw SweepError(fmt::format("process {} of {} has {}: stop it there, or with scancel",
+                                     holder.process, holder.host, lock.string()));
+      }
+      if (holder.process == told) continue;
+      told = holder.process;
+      if (holder.Tell()) any = true;
     }
-    if (holder.Tell()) any = true;
-    while (IsHeld(lock)) std::this_thread::sleep_for(kStopLook);
   }
   return any;
 }

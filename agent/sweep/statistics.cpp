@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <random>
+#include <string_view>
 #include <vector>
 
 namespace attune::sweep {
@@ -22,20 +24,46 @@ double Quantile(std::span<const double> sorted, double q) {
   return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
+// What is drawn at once.
+struct Cluster {
+  double sum = 0;
+  double count = 0;
+};
+
+// The values of each job; where there is but one, each value.
+std::vector<Cluster> Clusters(std::span<const double> values, std::span<const std::string> of) {
+  std::map<std::string_view, Cluster> jobs;
+  for (std::size_t i = 0; i < of.size(); ++i) {
+    Cluster& job = jobs[of[i]];
+    job.sum += values[i];
+    ++job.count;
+  }
+  std::vector<Cluster> clusters;
+  if (jobs.size() > 1) {
+    for (const auto& [name, job] : jobs) clusters.push_back(job);
+  } else {
+    for (const double value : values) clusters.push_back({value, 1});
+  }
+  return clusters;
+}
+
 }  // namespace
 
-Interval Mean(std::span<const double> values) {
+Interval Mean(std::span<const double> values, std::span<const std::string> of) {
   Interval interval{Average(values), std::nullopt, std::nullopt, values.size()};
   if (values.size() < 2) return interval;
+  const std::vector<Cluster> clusters = Clusters(values, of);
   std::mt19937_64 random(kBootstrapSeed);
   std::vector<double> means(kResamples);
   for (double& mean : means) {
-    double sum = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
+    Cluster drawn;
+    for (std::size_t i = 0; i < clusters.size(); ++i) {
       // The same draws on every machine; the bias of the remainder is below 2^-40.
-      sum += values[random() % values.size()];
+      const Cluster& cluster = clusters[random() % clusters.size()];
+      drawn.sum += cluster.sum;
+      drawn.count += cluster.count;
     }
-    mean = sum / static_cast<double>(values.size());
+    mean = drawn.sum / drawn.count;
   }
   std::ranges::sort(means);
   interval.low = Quantile(means, 0.025);
@@ -43,13 +71,13 @@ Interval Mean(std::span<const double> values) {
   return interval;
 }
 
-Interval GeometricMean(std::span<const double> values) {
+Interval GeometricMean(std::span<const double> values, std::span<const std::string> of) {
   if (std::ranges::any_of(values, [](double value) { return std::isinf(value); })) {
     return {std::numeric_limits<double>::infinity(), std::nullopt, std::nullopt, values.size()};
   }
   std::vector<double> logarithms;
   for (const double value : values) logarithms.push_back(std::log(value));
-  Interval interval = Mean(logarithms);
+  Interval interval = Mean(logarithms, of);
   interval.mean = std::exp(interval.mean);
   if (interval.low) interval.low = std::exp(*interval.low);
   if (interval.high) interval.high = std::exp(*interval.high);

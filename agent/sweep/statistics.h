@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "agent/sweep/plan.h"
 
@@ -14,16 +15,20 @@ inline constexpr std::size_t kResamples = 10'000;
 
 // A mean with its 95 % interval by the percentile bootstrap (Efron 1979): kResamples resamples of
 // the values with replacement, drawn from kBootstrapSeed, so that the same values give the same
-// interval. Fewer than two values have none. For pairs give their differences.
+// interval. Fewer than two values have none. For pairs give their differences. Where `of` says to
+// which job each value belongs, and there are several jobs, they are drawn with all their values
+// (the cluster bootstrap: Davison and Hinkley 1997, 3.8): the seeds of a job are more alike than
+// jobs, and another seed is not another job.
 struct Interval {
   double mean = 0;
   std::optional<double> low, high;
   std::size_t count = 0;
 };
-// `values` must not be empty.
-[[nodiscard]] Interval Mean(std::span<const double> values);
+// `values` must not be empty, and `of` empty or as long.
+[[nodiscard]] Interval Mean(std::span<const double> values, std::span<const std::string> of = {});
 // Of the logarithms, carried back. Values must be above 0; infinity is allowed and swallows all.
-[[nodiscard]] Interval GeometricMean(std::span<const double> values);
+[[nodiscard]] Interval GeometricMean(std::span<const double> values,
+                                     std::span<const std::string> of = {});
 
 // The least compute at which the curve is at the target or beyond it, linearly between points;
 // nothing where it never is. `points` in the order in which they were reported.

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -483,6 +482,14 @@ class Task {
   Clock::time_point heard_;
 };
 
+// A lock on a whole file.
+struct flock Whole() {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
 }  // namespace
 
 TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
@@ -491,10 +498,7 @@ TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
   fs::create_directories(path);
   const Descriptor lock(open((path / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (lock.Get() < 0) FailErrno((path / "lock").string());
-  if (flock(lock.Get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) return TaskEnd::kBusy;
-    FailErrno((path / "lock").string());
-  }
+  if (!TakeLock(lock.Get())) return TaskEnd::kBusy;
   // Whoever wants the task to stop finds it by this number.
   static_cast<void>(ftruncate(lock.Get(), 0));
   WriteAll(lock.Get(), Holder::Own().Line(), path / "lock");
@@ -525,9 +529,17 @@ bool Holder::Tell() const {
   return process > 0 && host == Own().host && kill(process, SIGTERM) == 0;
 }
 
+bool TakeLock(int descriptor) {
+  struct flock whole = Whole();
+  if (fcntl(descriptor, F_OFD_SETLK, &whole) == 0) return true;
+  if (errno != EAGAIN && errno != EACCES) FailErrno("cannot lock");
+  return false;
+}
+
 bool IsHeld(const fs::path& lock) {
   const Descriptor file(open(lock.c_str(), O_RDWR | O_CLOEXEC));
-  return file.Get() >= 0 && flock(file.Get(), LOCK_SH | LOCK_NB) != 0;
+  struct flock whole = Whole();
+  return file.Get() >= 0 && fcntl(file.Get(), F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
 }
 
 }  // namespace attune::sweep

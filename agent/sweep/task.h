@@ -26,7 +26,11 @@ enum class TaskEnd {
 [[nodiscard]] TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
                               const std::vector<int>& cpus);
 
-// Whether some task holds the run's lock now.
+// Takes the lock of a file that is open to be written, for as long as it is open (an open file
+// description's: it can be asked for without taking it). False where another has it. Throws
+// std::system_error.
+[[nodiscard]] bool TakeLock(int descriptor);
+// Whether somebody holds this lock now.
 [[nodiscard]] bool IsHeld(const std::filesystem::path& lock);
 
 // Who holds a lock, as is written in it: nodes of a cluster share the folder.

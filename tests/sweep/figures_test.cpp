@@ -84,6 +84,15 @@ TEST_CASE("a run that never reaches its twin makes the mean infinite, not absent
   CHECK(FigureOf(results, "reached") == Approx(0.5));
 }
 
+TEST_CASE("a twin that was never better than where it began took nothing for its result") {
+  Results results = Sample();
+  results.runs[0] = MakeResult("untuned", 4, 0, {{0, 0, 4}, {10, 10, 5}});
+  const auto figure = Compute("compute_to_target", results, {});
+  REQUIRE(figure);
+  CHECK(figure->left_out == 1);
+  CHECK(figure->interval.mean == Approx(0.5));
+}
+
 TEST_CASE("where a run misses its twin's result, one with a longer budget tells when it is there") {
   Results results = Sample();
   results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {10, 10, 3}});
@@ -277,7 +286,7 @@ TEST_CASE("a bar holds by its figure, its end of the interval, and every run's r
   bar.policy = "";
   results.runs[3] = MakeResult("kmeans", 4, 1, {}, Ending::kFailed);
   CHECK_FALSE(holds(bar));  // one run has no result
-  CHECK_THAT(Describe(Judge(results)[0]), Contains("1 without a result"));
+  CHECK_THAT(Describe(Judge(results)[0]), Contains("1 left out"));
   bar.figure = "worst_relative";
   results = Sample();
   CHECK_FALSE(holds(bar));  // it has no interval to take the end of

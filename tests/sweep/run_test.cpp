@@ -82,6 +82,25 @@ TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
   CHECK(work.Begun().size() == 4);
 }
 
+TEST_CASE("a report says with what a sweep was gone on with, where that was anything else") {
+  const Workplace work;
+  const std::string file = work.File(
+      "parts", kQuick, "[parameters]\na = [1, 2]\npolicy = ['untuned', 'wide']\n[variant.wide]\n");
+  CHECK(work.Sweep({"run", file, "--policies", "wide"}).status == 0);
+  CHECK_THAT(work.Sweep({"report", "parts"}).out, !Contains("Gone on with"));
+  const auto plan_file = work.FolderOf("parts").Path() / "plan.json";
+  json plan = json::parse(std::ifstream(plan_file));
+  plan["provenance"]["revision"] = "0123456789abcdef";
+  std::ofstream(plan_file) << plan;
+  CHECK(work.Sweep({"resume", "parts"}).status == 0);
+  CHECK(work.Sweep({"resume", "parts"}).status == 0);
+  const json resumed = work.FolderOf("parts").Provenance().at("resumed");
+  REQUIRE(resumed.size() == 1);
+  CHECK(resumed[0].at("revision") != "0123456789abcdef");
+  CHECK_THAT(work.Sweep({"report", "parts"}).out,
+             Contains("revision 0123456789ab") && Contains("Gone on with: attune"));
+}
+
 TEST_CASE("what two machines have done of a sweep becomes one by joining their reports") {
   const std::string seeds =
       "seeds = [3, 5]\n[parameters]\na = [1, 2]\npolicy = ['untuned', 'wide']\n[variant.wide]\n"

@@ -33,6 +33,25 @@ TEST_CASE("one value has no interval, and equal values have one of width 0") {
   CHECK(*Mean(equal).high == 4);
 }
 
+TEST_CASE("the seeds of a job are drawn with it: they tell nothing of other jobs") {
+  std::vector<double> values;
+  std::vector<std::string> jobs;
+  for (int job = 0; job < 100; ++job) {
+    for (int seed = 0; seed < 5; ++seed) {
+      values.push_back(job % 2 == 0 ? 1.0 : 3.0);
+      jobs.push_back(std::to_string(job));
+    }
+  }
+  const Interval interval = Mean(values, jobs);
+  CHECK(interval.mean == Approx(2.0));
+  CHECK(interval.count == 500);
+  // Standard error 1 / 10: that of 100 values, not of 500.
+  CHECK(*interval.low == Approx(2 - 1.96 / 10).margin(0.01));
+  CHECK(*interval.high == Approx(2 + 1.96 / 10).margin(0.01));
+  const std::vector<std::string> one(values.size(), "one job");
+  CHECK(*Mean(values, one).low == *Mean(values).low);
+}
+
 TEST_CASE("the geometric mean halves as often as it doubles, and infinity swallows it") {
   const std::vector<double> values = {0.5, 2, 0.25, 4};
   CHECK(GeometricMean(values).mean == Approx(1.0));
