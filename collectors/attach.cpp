@@ -162,11 +162,20 @@ struct LastMeasured {
   std::vector<float> profile;  // [heads × kProfileBins]
 };
 
+// With a clock. Throws std::invalid_argument.
+AttachOptions Checked(AttachOptions options) {
+  if (!(options.compute_seconds >= 0) || std::isinf(options.compute_seconds)) {
+    throw std::invalid_argument("compute_seconds of a run that goes on must be at least 0");
+  }
+  if (!options.clock) options.clock = ProcessorSeconds;
+  return options;
+}
+
 }  // namespace
 
 struct Handle::Impl {
   Impl(SiteSet found, const AttachOptions& attach_options)
-      : options(attach_options),
+      : options(Checked(attach_options)),
         sites(std::move(found)),
         probe(Reporting(options),
               {.key = Key(options),
@@ -179,12 +188,11 @@ struct Handle::Impl {
               sites.setting),
         step(attach_options.steps),
         compute_seconds(attach_options.compute_seconds),
-        last(sites.topology.Heads()) {
-    if (!(compute_seconds >= 0) || std::isinf(compute_seconds)) {
-      throw std::invalid_argument("compute_seconds of a run that goes on must be at least 0");
-    }
-    if (!options.clock) options.clock = ProcessorSeconds;
-  }
+        last(sites.topology.Heads()) {}
+  // Where nobody has said how the job ended, it has failed.
+  ~Impl() { probe.Finish(Outcome::kFailed, step, compute_seconds, std::nullopt); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
   // What the sites measured in a step that took so many processor seconds. A site that was not run
   // keeps the measurement before.

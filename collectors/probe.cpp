@@ -337,8 +337,12 @@ struct Probe::Line {
                       std::chrono::milliseconds(0));
     };
     const bool met = introduced || hello_sent.has_value();
-    // One that was started anew meanwhile, or has given the job up, knows nobody.
-    if (!introduced || Clock::now() - last_heard >= heartbeat) {
+    // One that was started anew meanwhile, or has given the job up, knows nobody: it may have said
+    // so by now, or its pipe is gone.
+    const bool quiet = Clock::now() - last_heard >= heartbeat;  // before old mail makes it fresh
+    Listen();
+    if (closed) return;
+    if (!introduced || quiet || !Writable()) {
       introduced = false;
       hello_sent.reset();
     }

@@ -269,7 +269,9 @@ std::vector<Anomaly> FindAnomalies(std::span<const WindowReading> windows,
     double severity = first.excess;
     std::size_t end = begin + 1;
     while (end < flags.size() && flags[end].head == first.head && flags[end].kind == first.kind &&
-           flags[end].window - flags[end - 1].window <= options.bridged_windows + 1) {
+           flags[end].window - flags[end - 1].window <= options.bridged_windows + 1 &&
+           // A job that was started anew from a checkpoint goes back: another stretch.
+           windows[flags[end].window].last_step > windows[flags[end - 1].window].last_step) {
       severity = std::max(severity, flags[end++].excess);
     }
     if (end - begin >= options.least_windows) {

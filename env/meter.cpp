@@ -92,7 +92,11 @@ void Meter::Add(const Observation& observation) {
                                 std::to_string(observation.active.size()) +
                                 " heads, the baseline " + std::to_string(heads));
   }
-  if (losses_.empty()) first_step_ = observation.step;
+  if (losses_.empty()) {
+    first_step_ = observation.step;
+    // A job that was started anew from a checkpoint has spent less than the window before says.
+    start_compute_ = last_compute_ = std::min(start_compute_, observation.compute_seconds);
+  }
   last_step_ = observation.step;
   const double w = std::max(observation.compute_seconds - last_compute_, kLeastWeight);
   last_compute_ = observation.compute_seconds;

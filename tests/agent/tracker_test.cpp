@@ -619,6 +619,9 @@ TEST_CASE("a trainer that was started anew from a checkpoint reports steps once 
   CHECK(trials[5].window == 5);
   CHECK(trials[6].step == 40);
   CHECK(trials[6].window == 6);
+  for (const ObservationRecord& record : bench.Of<ObservationRecord>()) {
+    CHECK(record.reading.start_compute <= record.reading.end_compute);
+  }
 }
 
 TEST_CASE("a run that begins from the start again under its key is decided on all along") {

@@ -276,6 +276,28 @@ TEST_CASE("a job that goes on from a checkpoint says where it stands") {
   CHECK_THROWS_AS(Attach(*run.net, options), std::invalid_argument);
 }
 
+TEST_CASE("a job that goes on and fails before it has measured says where it stood") {
+  Daemon daemon;
+  AttachOptions options = Options(&daemon);
+  options.steps = 600;
+  options.compute_seconds = 50;
+  std::uint64_t steps = 0;
+  {
+    Run run(options);
+    static_cast<void>(run.Hear<Hello>(daemon));  // nobody answers: nothing is measured
+    steps = run.handle.Steps();
+  }
+  std::optional<Message> message = daemon.Next();
+  for (int i = 0; i < 500 && !(message && std::holds_alternative<Bye>(*message)); ++i) {
+    message = daemon.Next();
+  }
+  REQUIRE(message);
+  const Bye bye = std::get<Bye>(*message);
+  CHECK(bye.outcome == Outcome::kFailed);
+  CHECK(bye.step == steps);
+  CHECK(bye.compute_seconds > 50);
+}
+
 TEST_CASE("a site that is not run keeps its numbers, and the others are tuned") {
   Daemon daemon;
   Run run(Options(&daemon));

@@ -182,6 +182,21 @@ TEST_CASE("short gaps are bridged, long ones end a stretch, single windows are l
   CHECK(all[2].first_step == all[2].last_step - 99);
 }
 
+TEST_CASE("a stretch ends where a job was started anew from a checkpoint") {
+  auto windows = SoundJob(7);
+  for (const std::size_t w : {4, 5, 6, 7}) Saturate(windows[w], 0);
+  for (std::size_t w = 6; w < kWindows; ++w) {  // from step 300 on once more
+    windows[w].first_step -= 300;
+    windows[w].last_step -= 300;
+  }
+  const auto found = FindAnomalies(windows, kOffsets, {});
+  REQUIRE(found.size() == 2);
+  CHECK(found[0].first_step == 301);
+  CHECK(found[0].last_step == 500);
+  CHECK(found[1].first_step == 401);
+  CHECK(found[1].last_step == 600);
+}
+
 TEST_CASE("one fault is found among many heads in a single cluster") {
   auto windows = SoundJob(8);
   for (std::size_t w = 3; w <= 4; ++w) Saturate(windows[w], 2);
