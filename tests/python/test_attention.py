@@ -6,6 +6,7 @@ from dataclasses import replace
 import attune
 import pytest
 import torch
+import torch.utils.checkpoint
 from attune import measure
 from attune.attention import Shared, take_numbers
 from attune.tuned import device_of
@@ -335,6 +336,30 @@ def test_a_checkpoint_of_a_part_of_the_weights_leaves_the_tuning_as_it_is():
     assert handle.setting == setting
 
 
+@pytest.mark.parametrize(
+    "part", [{}, {"block.query.bias": torch.zeros(32)}], ids=["nothing", "a-bias"]
+)
+def test_a_part_of_the_weights_leaves_attention_without_weights_as_it_is_tuned(part):
+    model = nn.ModuleDict({"block": OwnModel()})
+    handle = attached(model)
+    setting = varied(handle.sites)
+    apply(handle, setting)
+    model.load_state_dict(part, strict=False)
+    model.block.attention.load_state_dict({}, strict=False)
+    train(model.block, handle, batch(), 1)
+    assert handle.setting == setting
+
+
+def test_all_weights_of_before_attune_load_as_neutral_into_attention_without_weights():
+    checkpoint = OwnModel().state_dict()
+    model = OwnModel()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    model.load_state_dict(checkpoint)
+    train(model, handle, batch(), 1)
+    assert handle.setting == attune.Setting.neutral(4)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_tuned_attention_takes_an_empty_batch_as_the_untouched_one_does(training):
     model = encoder().train(training)
@@ -422,6 +447,20 @@ def test_own_attention_without_projections_cannot_be_baked_and_says_which():
     apply(handle, varied(handle.sites))
     with pytest.raises(ValueError, match=r"site 'inner' cannot be baked.*query="):
         handle.bake()
+
+
+def test_a_pass_that_the_backward_pass_computes_again_counts_once(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr("attune.attention.time.process_time", lambda: float(next(ticks)))
+    model = OwnModel().train()
+    handle = attached(model)
+    tuning = handle._tuned.places[0].tuning
+    tuning.measure_next(torch.full((18,), 0.5))
+    x = batch().requires_grad_()
+    again = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+    assert tuning.seconds == 1
+    again.sum().backward()
+    assert tuning.seconds == pytest.approx(1 + 1 / 3)
 
 
 def test_autocast_and_gradient_accumulation_measure_as_ever():

@@ -199,6 +199,7 @@ def test_offline_writes_a_log_for_attune_import(tmp_path, monkeypatch):
     model = OwnModel()
     with attached(model) as handle:
         train(model, handle, batch(), 20)
+        handle.finish(torch.tensor(1.5))  # a loss as trainers have it
     assert handle.probe.log_path == tmp_path / "logs" / "run-9.attune"
     assert handle.last_observation.step == 16
     assert handle.probe.log_path.stat().st_size > 500
@@ -314,6 +315,16 @@ def test_a_projection_that_does_not_hold_its_heads_cannot_be_baked():
     handle = attached(model)
     apply(handle, varied(handle.sites))
     with pytest.raises(ValueError, match="site 'attention' cannot be baked: a projection of 32"):
+        handle.bake()
+
+
+def test_a_projection_that_was_replaced_since_cannot_be_baked():
+    model = OwnModel()
+    handle = attached(model)
+    model.output = nn.Linear(32, 32)
+    handle.bake()  # nothing is tuned: nothing to fold
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match=r"site 'attention' cannot be baked: .* was replaced"):
         handle.bake()
 
 

@@ -22,9 +22,9 @@ def whole(query, key, scaling, mask, causal):
     return logits, p, visible
 
 
-def numbers(query, key, output, rows, sequences, scaling, mask=None, causal=False):
+def numbers(query, key, output, rows, sequences, scaling, mask=None, causal=False, softcap=0.0):
     shape = (query.shape[0], query.shape[2], key.shape[2])
-    view = measure.look(rows, sequences, *shape, mask, causal)
+    view = measure.look(rows, sequences, *shape, mask, causal, softcap)
     return measure.numbers([measure.sample(query, key, output, view, scaling)])[0]
 
 
@@ -67,6 +67,18 @@ def test_sampled_rows_have_the_numbers_of_the_exact_attention_on_these_rows(caus
             profile[h, 16 * (len(seen) - 1 - rank) // len(seen)] += p[s, h, r, at] / 6
     torch.testing.assert_close(found[:, len(METRICS) : -1].double(), profile, atol=1e-5, rtol=0)
     assert found[:, -1].tolist() == [6.0] * 3
+
+
+def test_capped_logits_are_measured_as_the_kernel_caps_them():
+    query, key, output = inputs()
+    found = numbers(
+        query * 9, key, output, torch.arange(20), torch.arange(2), 0.3, causal=True, softcap=5.0
+    )
+    logits = 5 * torch.tanh((query * 9).double() @ key.double().transpose(-2, -1) * 0.3 / 5)
+    p = torch.softmax(logits.masked_fill(torch.ones(20, 20).triu(1).bool(), -math.inf), -1)
+    assert found[:, LOGIT].max() <= 5
+    top = p[:, :, 1:].amax(-1).mean((0, 2))
+    torch.testing.assert_close(found[:, TOP].double(), top, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -279,6 +279,15 @@ def test_finish_says_how_it_ended_behind_everything_said_before(pair):
     assert not pair.probe.due(3)
 
 
+def test_finish_reads_first_whether_the_daemon_knows_nobody(pair):
+    pair.greet()
+    pair.router.send(Error(ErrorCode.OUT_OF_ORDER, "Hello first"))
+    assert pair.probe._line._socket.poll(5000)  # it has come, and nobody has read it
+    pair.probe.finish(Outcome.FINISHED, 9, 4.5, 2.25)
+    assert isinstance(pair.router.receive(5000), Hello)
+    assert pair.router.receive(5000) == Bye(Outcome.FINISHED, 9, 4.5, 2.25)
+
+
 def test_a_probe_that_goes_without_finish_says_that_the_job_failed(pair):
     pair.greet()
     pair.probe.observe(observation(3))

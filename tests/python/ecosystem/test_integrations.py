@@ -1,5 +1,7 @@
 """attune in other people's loops: Hugging Face's Trainer, Lightning's, and TensorBoard."""
 
+from types import SimpleNamespace
+
 import attune
 import lightning
 import pytest
@@ -94,6 +96,38 @@ def fit(folder, callback, steps=16, module=None, checkpoint=None, **options):
     rows = DataLoader(sentences(), 4)
     trainer.fit(module, rows, rows, ckpt_path=checkpoint)
     return trainer, module
+
+
+def test_the_callbacks_measure_importance_by_the_loss_before_it_was_scaled(monkeypatch):
+    scaler = SimpleNamespace(get_scale=lambda: 1024.0)
+    for callback, begin, end in (
+        (
+            huggingface.AttuneCallback(),
+            lambda one: one.on_step_begin(None, None, None, SimpleNamespace(scaler=scaler)),
+            lambda one: one.on_step_end(SimpleNamespace(world_size=1), None, None),
+        ),
+        (
+            in_lightning.AttuneCallback(),
+            lambda one: one.on_train_batch_start(fake_trainer(scaler, 0), None, None, 0),
+            lambda one: one.on_train_batch_end(fake_trainer(scaler, 1), None, None, None, 0),
+        ),
+    ):
+        scales = []
+        callback.handle = SimpleNamespace(
+            start_step=lambda: None,
+            step=lambda loss, loss_scale, kept=scales: kept.append(loss_scale),
+        )
+        begin(callback)
+        end(callback)
+        assert scales == [1024.0]
+
+
+def fake_trainer(scaler, step):
+    return SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        global_step=step,
+        accumulate_grad_batches=1,
+    )
 
 
 def test_the_hugging_face_callback_reports_the_job_from_hello_to_bye(tmp_path, log):

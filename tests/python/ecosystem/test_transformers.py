@@ -18,10 +18,14 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    Gemma2Config,
+    Gemma2Model,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
     LlamaModel,
+    OlmoConfig,
+    OlmoModel,
     RobertaConfig,
     RobertaModel,
     T5Config,
@@ -65,7 +69,7 @@ def gpt2(**options):
         bos_token_id=None,
         eos_token_id=None,
     )
-    return GPT2Model._from_config(config, **options), {"input_ids": IDS}
+    return GPT2Model._from_config(config, **options), {"input_ids": IDS, "attention_mask": PADDED}
 
 
 def llama(**options):
@@ -78,6 +82,22 @@ def llama(**options):
     )
     inputs = {"input_ids": IDS, "attention_mask": PADDED}
     return LlamaModel._from_config(config, **options), inputs
+
+
+def gemma2(**options):
+    config = Gemma2Config(
+        vocab_size=99,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        attn_logit_softcapping=0.01,
+        query_pre_attn_scalar=1,
+        sliding_window=64,
+        **SMALL,
+    )
+    inputs = {"input_ids": IDS, "attention_mask": PADDED, "use_cache": False}
+    return Gemma2Model._from_config(config, **options), inputs
 
 
 def vit(**options):
@@ -232,7 +252,7 @@ def weights_of(outputs):
     return [*outputs.get("encoder_attentions", ()), *of_decoder]
 
 
-@each_model
+@pytest.mark.parametrize("make", [*MODELS, gemma2], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("skipping", [False, True])
 def test_measurements_are_those_of_the_weights_that_the_model_returns(make, skipping):
     model, inputs = make(attn_implementation="eager")
@@ -254,6 +274,15 @@ def test_measurements_are_those_of_the_weights_that_the_model_returns(make, skip
         top, first_token = METRICS.index("top_weight"), METRICS.index("first_token_mass")
         torch.testing.assert_close(found[:, top], seen.amax(-1).mean((0, 2)))
         torch.testing.assert_close(found[:, first_token], seen[..., 0].mean((0, 2)))
+    handle.remove()
+
+
+def test_queries_that_are_clipped_take_up_no_scales_when_baked():
+    config = OlmoConfig(vocab_size=99, intermediate_size=64, clip_qkv=8.0, **SMALL)
+    handle = attached(OlmoModel(config))
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match="OlmoAttention clips its queries"):
+        handle.bake()
     handle.remove()
 
 

@@ -25,7 +25,12 @@ from attune.values import Floats, Setting, Site, floats, setting_fault
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(query, key, value, mask) → output, all [batch, heads, length, width]."""
 
+PASSES_PER_FORWARD = 3
+"""Backward costs attention about twice its forward pass, as it does every other layer."""
+
 _compiler = getattr(torch, "compiler", None)
+# Says which backward pass runs in this thread; -1: none.
+_backward: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 def _compiling() -> bool:
@@ -130,7 +135,8 @@ class Tuning(nn.Module):
         # Whether heads cannot be cut out: then the ones that are not active are computed, and their
         # outputs are 0.
         self.uncut = False
-        self.neutral_where_absent = True  # from a checkpoint
+        # From the checkpoint that is loaded next: it has the weights around, and no tuning.
+        self.neutral_where_absent = False
         self.shared = Shared()  # of a measured step
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
@@ -166,6 +172,7 @@ class Tuning(nn.Module):
                     f"model {self.site.heads}: the topology changed; load the checkpoint without "
                     f"'{prefix}{name}' to begin anew"
                 )
+        self.neutral_where_absent = False
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self.scale.is_meta:
             self.plan()  # compiled code does not look whether buffers were written
@@ -277,6 +284,14 @@ class Tuning(nn.Module):
         if self.fault is None:
             self.fault = f"cannot be measured: {why}"
 
+    def took(self, seconds: float) -> None:
+        """Counts what a forward pass took, of a measured step.
+
+        A backward pass that computes it again (activation checkpointing) adds that pass alone; the
+        first one stands for its backward pass too.
+        """
+        self.seconds += seconds if _backward() == -1 else seconds / PASSES_PER_FORWARD
+
     def measure_next(
         self,
         draws: Tensor,
@@ -310,8 +325,9 @@ class Tuning(nn.Module):
         scaling: float,
         mask: Tensor | None,
         causal: bool,
+        softcap: float = 0.0,
     ) -> None:
-        """Measures a forward pass where that was wished; arguments as `measure.numbers` has them.
+        """Measures a forward pass where that was wished; arguments as those of `measure`.
 
         Heads are the active ones, or all where none can be cut out.
         """
@@ -324,12 +340,12 @@ class Tuning(nn.Module):
             query, key, output = (part.index_select(1, self.index) for part in (query, key, output))
             mask = self.cut_mask(mask, self.index)
         if _compiling():
-            view = self._view(mask, causal, batch, length, keys)
+            view = self._view(mask, causal, softcap, batch, length, keys)
             sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
             self.keep(measure.numbers([sample])[0], self.index)
             return
         try:
-            view = self._view(mask, causal, batch, length, keys)
+            view = self._view(mask, causal, softcap, batch, length, keys)
             sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
         except RuntimeError as error:
             self.leave_unmeasured(str(error).partition("\n")[0])
@@ -345,7 +361,13 @@ class Tuning(nn.Module):
                 self.measured.copy_(found)
 
     def _view(
-        self, mask: Tensor | None, causal: bool, batch: int, length: int, keys: int
+        self,
+        mask: Tensor | None,
+        causal: bool,
+        softcap: float,
+        batch: int,
+        length: int,
+        keys: int,
     ) -> measure.View:
         """What the sampled rows see; the sites of a job that see the same share it."""
         # Rows that see 16 keys, or 2 where the input is shorter.
@@ -353,13 +375,13 @@ class Tuning(nn.Module):
         views = None if _compiling() else self.shared.views
         if views is not None:
             at = None if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
-            what = (self.draws.device, at, causal, first, batch, length, keys)
+            what = (self.draws.device, at, causal, softcap, first, batch, length, keys)
             if what in views:
                 return views[what][1]
         with torch.no_grad():
             rows = measure.stratified(self.draws[: measure.ROWS], first, length)
             sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
-        view = measure.look(rows, sequences, batch, length, keys, mask, causal)
+        view = measure.look(rows, sequences, batch, length, keys, mask, causal, softcap)
         if views is not None:
             # With the mask, so that no other comes to lie at its place.
             views[what] = (mask, view)
@@ -410,7 +432,7 @@ class Tuning(nn.Module):
         if plan.gain is not None:
             output = output * plan.gain.to(output.dtype)
         if timed:
-            self.seconds += time.process_time() - start
+            self.took(time.process_time() - start)
         if self.measuring and self.training:
             if plan.active is None and groups > 1:
                 key = key.repeat_interleave(groups, 1)

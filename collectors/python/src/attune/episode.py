@@ -1,4 +1,4 @@
-"""One run of a suite's job under a daemon of its own, decided window by window from here."""
+"""One run of a suite's job under a daemon, decided window by window from here."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from attune import distributed, measure
 from attune.adapters import Adapter, default
+from attune.attention import PASSES_PER_FORWARD
 from attune.probe import MEASURE_EVERY_AT_FIRST, Probe, is_due
 from attune.protocol import ActionRequest
 from attune.tuned import TunedModel
@@ -45,8 +46,6 @@ from attune.values import (
     floats,
 )
 
-# Backward costs attention about twice its forward pass, as it does every other layer.
-_PASSES_PER_FORWARD = 3
 # A daemon that has said nothing for so long after the start is told to the user, once.
 _PATIENCE_SECONDS = 5.0
 
@@ -195,7 +194,7 @@ class Handle:
 
     def finish(
         self,
-        validation_loss: float | None = None,
+        validation_loss: float | Tensor | None = None,
         outcome: Outcome = Outcome.FINISHED,
     ) -> None:
         """Says how the job ended; later steps are not reported.
@@ -210,7 +209,11 @@ class Handle:
         for place in self._tuned.places:
             place.tuning.measure_no_more()
         seconds = self._compute_seconds + self._others_seconds
-        self._probe.finish(outcome, self._step, seconds, validation_loss)
+        try:
+            loss = None if validation_loss is None else float(validation_loss)
+            self._probe.finish(outcome, self._step, seconds, loss)
+        except Exception as error:
+            self._warn(f"{type(error).__name__}: {error}")
         self._pass_on_complaint()
 
     def remove(self) -> None:
@@ -294,7 +297,7 @@ class Handle:
         told = distributed.exchange(
             numbers,
             self._mean_loss(),
-            min(1.0, _PASSES_PER_FORWARD * forward / seconds) if seconds > 0 else 0.0,
+            min(1.0, PASSES_PER_FORWARD * forward / seconds) if seconds > 0 else 0.0,
             self._compute_seconds + seconds,
             self._probe.measure_every if self._probe.due(1) else 0,  # 0: nobody listens
             action.setting if action is not None else None,

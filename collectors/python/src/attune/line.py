@@ -159,8 +159,13 @@ class Line:
             return max(0, math.ceil(1000 * (deadline - time.monotonic())))
 
         met = self._introduced or self._hello_sent is not None
-        # One that was started anew meanwhile, or has given the job up, knows nobody.
-        if not self._introduced or time.monotonic() - self.last_heard >= self._heartbeat:
+        # One that was started anew meanwhile, or has given the job up, knows nobody: it may have
+        # said so by now, or its pipe is gone.
+        quiet = time.monotonic() - self.last_heard >= self._heartbeat  # before old mail is read
+        self._listen()
+        if self.closed:
+            return
+        if not self._introduced or quiet or not self._writable():
             self._introduced = False
             self._hello_sent = None
         try:

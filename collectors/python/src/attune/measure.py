@@ -65,6 +65,7 @@ class View(NamedTuple):
         bins: [S, A, R, K] place of a key in the profile.
         first: [S, A, R, 1] first key that is seen: where a mask hides the beginning, behind it.
         counted: [A] rows that count.
+        softcap: c of the logits' bound c · tanh(s / c), applied before the bias; 0: none.
     """
 
     rows: Tensor
@@ -77,6 +78,7 @@ class View(NamedTuple):
     bins: Tensor
     first: Tensor
     counted: Tensor
+    softcap: float
 
 
 def look(
@@ -87,6 +89,7 @@ def look(
     keys: int,
     mask: Tensor | None = None,
     causal: bool = False,
+    softcap: float = 0.0,
 ) -> View:
     """What these rows of a batch see.
 
@@ -99,6 +102,7 @@ def look(
         mask: Boolean (True: visible) or added to the logits; broadcasts to [batch, heads, queries,
             keys]. Entries of -10,000 and below hide a key.
         causal: Whether query i sees the keys 0 to i alone.
+        softcap: See `View`.
     """
     with torch.no_grad():
         shape = (sequences.shape[0], 1, rows.shape[0], keys)
@@ -131,6 +135,7 @@ def look(
             bins.long(),
             visible.to(torch.uint8).argmax(-1, keepdim=True),
             counted,
+            softcap,
         )
 
 
@@ -194,6 +199,8 @@ def numbers(samples: Sequence[Sample]) -> Tensor:
 def _numbers(query: Tensor, key: Tensor, norms: Tensor, view: View) -> Tensor:
     # L sites, S sequences, A heads, R rows, K keys.
     logits = torch.matmul(query, key.transpose(-2, -1))
+    if view.softcap:
+        logits = view.softcap * torch.tanh(logits / view.softcap)
     if view.bias is not None:
         logits = logits + view.bias
     logits = logits.masked_fill(view.hidden, _MINUS_INFINITY)

@@ -6,6 +6,7 @@ Used from the trainer's thread.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from attune.adapters import NAME, Adapter
+from attune.adapters.own import Attention
 from attune.attention import Shared, Tuning, take_numbers
 from attune.values import Setting, Site, floats, setting_fault
 
@@ -21,13 +23,24 @@ from attune.values import Setting, Site, floats, setting_fault
 _DDP_IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
+def _own_state(module: nn.Module) -> list[str]:
+    """What its checkpoint has, without attune's."""
+    return [name for name in module.state_dict() if f".{NAME}." not in f".{name}"]
+
+
 def _look_at_checkpoint(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object, path: str
 ) -> None:
-    """One that has only a part of the weights (those of adapters, say) says nothing of tuning."""
-    own = [name for name in module.state_dict() if f".{NAME}." not in f".{name}"]
-    tuning = cast(Tuning, module._modules[NAME])
-    tuning.neutral_where_absent = all(prefix + name in state_dict for name in own)
+    """One that has only a part of the weights (those of adapters, say) says nothing of tuning.
+
+    Args:
+        module: Holds the tuned module at `path`, and weights of its own.
+        state_dict: The checkpoint.
+        prefix: Of the module's names in it.
+        path: Of the tuned module in the module.
+    """
+    tuning = cast(Tuning, module.get_submodule(path)._modules[NAME])
+    tuning.neutral_where_absent = all(prefix + name in state_dict for name in _own_state(module))
 
 
 class Place(NamedTuple):
@@ -101,12 +114,15 @@ class TunedModel:
         # The ranks change them alike, each by itself.
         self._ignored = self.model.__dict__.get(_DDP_IGNORED)
         setattr(self.model, _DDP_IGNORED, [*(self._ignored or ()), *names])
-        self._hooks = [
-            place.module._register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
-                _look_at_checkpoint, with_module=True
+        self._hooks = []
+        there = dict(self.model.named_modules())
+        for place in self.places:
+            holder, path = _holder(place, there)
+            self._hooks.append(
+                holder._register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+                    functools.partial(_look_at_checkpoint, path=path), with_module=True
+                )
             )
-            for place in self.places
-        ]
 
     def detach(self) -> None:
         """Restores the model exactly."""
@@ -200,6 +216,7 @@ class TunedModel:
             if not is_kept:
                 continue
             try:
+                _expect_projections(modules[place.name], part, modules)
                 place.adapter.bake(modules[place.name], part)
             except ValueError as error:
                 site = place.tuning.site.name
@@ -237,6 +254,33 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             inner = inner.module
         else:
             return inner  # type: ignore[no-any-return]
+
+
+def _expect_projections(module: nn.Module, setting: Setting, modules: dict[str, nn.Module]) -> None:
+    """What a module was told of its projections is of when it was made: are they still in use?"""
+    if not isinstance(module, Attention) or setting == Setting.neutral(module.heads):
+        return
+    names = {id(one): name for name, one in modules.items()}
+    for projection in module.projections:
+        if projection is None:
+            continue
+        name = names.get(id(projection))
+        if name is None or name.rpartition(".")[2] == "base_layer":  # as PEFT calls it
+            raise ValueError(
+                "a projection that it was told of was replaced or wrapped since; merge adapters, "
+                "or make attune.Attention anew"
+            )
+
+
+def _holder(place: Place, there: dict[str, nn.Module]) -> tuple[nn.Module, str]:
+    """The nearest module with weights that is or holds the place's, and the path from it."""
+    path = place.name.split(".") if place.name else []
+    if there.get(place.name) is place.module:
+        for end in range(len(path), -1, -1):
+            holder = there[".".join(path[:end])]
+            if _own_state(holder):
+                return holder, ".".join(path[end:])
+    return place.module, ""
 
 
 def device_of(name: str, model: nn.Module) -> torch.device | None:

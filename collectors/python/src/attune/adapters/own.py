@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self.causal = causal
         self.context = context
         self.cross = cross
-        self._projections = (query, output)  # in a tuple: they are the model's, not children here
+        self.projections = (query, output)  # in a tuple: they are the model's, not children here
 
     def forward(
         self,
@@ -134,7 +134,7 @@ class OwnAttention:
     def bake(self, module: nn.Module, setting: Setting) -> None:
         """As Adapter."""
         assert isinstance(module, Attention)
-        query, output = module._projections
+        query, output = module.projections
         for what, projection, factors, inputs in (
             ("query", query, list(setting.scale), False),
             ("output", output, outputs_of(setting), True),

@@ -53,7 +53,7 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
             heads = heads * gain.to(heads.dtype)
         output = self._merge(heads, index)
         if timed:
-            tuning.seconds += time.process_time() - start
+            tuning.took(time.process_time() - start)
         tuning.record(q, k, heads, q.shape[-1] ** -0.5, mask, False)
         if not batched:
             output = output.squeeze(1)

@@ -221,7 +221,7 @@ def _attend(
         for i in maps:
             rest[i] = tuning.restore(rest[i], plan.active, 1)
     if timed:
-        tuning.seconds += time.process_time() - start
+        tuning.took(time.process_time() - start)
     if measured:
         _record(view, layout, module, tuning, given, bias)
     return (first, *rest)

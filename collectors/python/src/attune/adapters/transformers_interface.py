@@ -28,6 +28,9 @@ _EAGER = "eager_attention_forward"
 # Of the queries, in one file or another: what is folded into their projection it takes out again.
 _QUERY_NORM = re.compile("(q|qk|query)_?(layer_?)?norm")
 
+# Arguments of a kernel that hide keys in a way that the measurement does not know.
+_PACKED, _WINDOW = "cu_seq_lens_q", "sliding_window"
+
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -105,7 +108,7 @@ def _attend(
     if plan.gain is not None:
         output = output * plan.gain.squeeze(-1).to(output.dtype)  # [batch, queries, A, width]
     if timed:
-        tuning.seconds += time.process_time() - start
+        tuning.took(time.process_time() - start)
     if tuning.measuring and tuning.training:
         if plan.active is None and groups > 1:
             key = key.repeat_interleave(groups, 1)
@@ -115,6 +118,11 @@ def _attend(
     if weights is not None:
         weights = tuning.restore(weights, plan.active, 1)
     return tuning.restore(output, plan.active, 2), weights
+
+
+def _is_windowed(window: Any, mask: Tensor | None, keys: int) -> bool:
+    """Whether the kernel hides keys that neither the mask nor causality hides."""
+    return isinstance(window, int) and keys > window and (mask is None or mask.dim() == 2)
 
 
 def _record(
@@ -138,8 +146,16 @@ def _record(
     if mask is not None and not isinstance(mask, Tensor):
         tuning.leave_unmeasured("its kernel takes a mask that attune cannot read")
         return
+    if kwargs.get(_PACKED) is not None:
+        tuning.leave_unmeasured("its kernel takes several texts in a row")
+        return
+    if _is_windowed(kwargs.get(_WINDOW), mask, key.shape[2]):
+        tuning.leave_unmeasured("its kernel hides what lies before a window, and no mask says so")
+        return
     if mask is not None and mask.dim() == 4:
-        causal = False
+        # The GPT-2 of 4.48 hides later keys by itself, and its eager mask is of keys alone.
+        hides = mask.shape[2] == 1 and isinstance(module._buffers.get("bias"), Tensor)
+        causal = causal and hides
         mask = mask[..., : key.shape[2]]
     elif mask is not None:
         mask = mask[:, None, None, -key.shape[2] :].bool()
@@ -152,7 +168,8 @@ def _record(
         else:
             mask = bias + mask
     causal = causal and query.shape[2] > 1
-    tuning.record(query, key, output.transpose(1, 2), scaling, mask, causal)
+    softcap = kwargs.get("softcap") or 0.0
+    tuning.record(query, key, output.transpose(1, 2), scaling, mask, causal, softcap)
 
 
 class _Interface:
@@ -283,6 +300,10 @@ class TransformersInterface:
             if any(_QUERY_NORM.fullmatch(name) for name, _ in module.named_children()):
                 raise ValueError(
                     f"{type(module).__name__} normalises its queries: no weight can take up scales"
+                )
+            if getattr(getattr(module, "config", None), "clip_qkv", None) is not None:
+                raise ValueError(
+                    f"{type(module).__name__} clips its queries: no weight can take up scales"
                 )
             if query is not _child(module, "c_attn", "qkv"):
                 _expect(query, heads, width, inputs=False)

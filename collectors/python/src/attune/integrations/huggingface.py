@@ -45,6 +45,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
         self._policy = policy
         self._writer = writer
         self._losses = _Losses()
+        self._loss_scale = 1.0  # as the step that runs has it
         self._validation_loss: float | None = None
 
     def on_train_begin(
@@ -78,9 +79,16 @@ class AttuneCallback(TrainerCallback, ExportableState):
         self._losses.follow(model)
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **_: Any,
     ) -> None:
         """The clock begins to run."""
+        scaler = getattr(optimizer, "scaler", None)  # accelerate's, in half precision
+        self._loss_scale = scaler.get_scale() if scaler is not None else 1.0
         if self.handle is not None:
             self.handle.start_step()
 
@@ -91,7 +99,8 @@ class AttuneCallback(TrainerCallback, ExportableState):
         if self.handle is None:
             return
         averaged = getattr(args, "average_tokens_across_devices", False)
-        self.handle.step(self._losses.take(args.world_size if averaged else 1))
+        loss = self._losses.take(args.world_size if averaged else 1)
+        self.handle.step(loss, loss_scale=self._loss_scale)
         if self._writer is not None:
             from attune.integrations import tensorboard
 

@@ -64,6 +64,7 @@ class AttuneCallback(Callback):
         self._resumed: dict[str, Any] | None = None
         self._fits = False  # the checkpoint that is loaded is one to go on from
         self._losses: list[torch.Tensor] = []
+        self._loss_scale = 1.0  # as the step that runs has it
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,6 +106,8 @@ class AttuneCallback(Callback):
     ) -> None:
         """The clock begins to run."""
         if self.handle is not None and not self._losses:
+            scaler = getattr(trainer.precision_plugin, "scaler", None)  # in half precision
+            self._loss_scale = scaler.get_scale() if scaler is not None else 1.0
             self.handle.start_step()
 
     def on_train_batch_end(
@@ -127,7 +130,7 @@ class AttuneCallback(Callback):
         self._steps = trainer.global_step
         mean = torch.stack(self._losses).mean() if self._losses else float("nan")
         self._losses = []
-        self.handle.step(mean)
+        self.handle.step(mean, loss_scale=self._loss_scale)
         if self._writer is not None:
             from attune.integrations import tensorboard
 
