@@ -22,8 +22,11 @@ constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's hea
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
 constexpr double kGrowing = 0.2;                       // of the plans
-constexpr double kScaling = 0.5;                       // of the plans
-constexpr double kCooling = 0.6;                       // of those
+// One head, doubled by quarters of the budget: what a trainer may do by itself (--grow). It cures
+// too high a learning rate (policies/network.md), and is next to never drawn otherwise.
+constexpr double kByQuarters = 0.2;  // of the plans
+constexpr double kScaling = 0.5;     // of the plans
+constexpr double kCooling = 0.6;     // of those
 // Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
 // jobs as much as it gained.
 constexpr float kSharpest = 1;
@@ -40,16 +43,14 @@ struct Plan {
   bool scaling = false;
   bool cooling = false;
 
-  [[nodiscard]] double ShareAt(double progress) const {
+  // Of a site with so many heads.
+  [[nodiscard]] double ShareAt(double progress, std::size_t heads) const {
     if (progress < growth_begins) return share;
     if (growth_pace == 0) return std::max(grown_share, share);
     const double doublings = 1 + std::floor((progress - growth_begins) / growth_pace);
-    return std::max(share,
-                    std::min(grown_share, std::max(share, kLeastShare) * std::exp2(doublings)));
+    const double first = std::max(share, 1 / static_cast<double>(heads));
+    return std::max(share, std::min(grown_share, first * std::exp2(doublings)));
   }
-
- private:
-  static constexpr double kLeastShare = 0.0625;  // where growth begins from one head
 };
 
 Plan PlanOf(const JobSpec& job) {
@@ -65,7 +66,9 @@ Plan PlanOf(const JobSpec& job) {
   Plan plan;
   const bool in_steps = job.budget.kind == BudgetKind::kSteps;
   plan.share = pick(kShares);
-  if (chance(kGrowing)) {
+  if (chance(kByQuarters)) {
+    plan = {.share = 0, .growth_begins = 0.25, .growth_pace = 0.25, .grown_share = 1};
+  } else if (chance(kGrowing)) {
     plan.growth_begins = pick(kGrowthBegins);
     plan.growth_pace = pick(kGrowthPaces);
     // What more steps cannot win back, more heads must.
@@ -111,7 +114,7 @@ class ExplorePolicy : public Policy {
     const std::size_t sites = situation.state.Sites();
     for (std::size_t site = 0; site < sites; ++site) {
       const std::size_t heads = offsets[site + 1] - offsets[site];
-      const double share = plan.ShareAt(situation.progress);
+      const double share = plan.ShareAt(situation.progress, heads);
       const auto wanted =
           static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
       const CountChange change = Towards(

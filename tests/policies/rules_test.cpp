@@ -420,6 +420,28 @@ TEST_CASE(
   CHECK(plans.size() > 20);
 }
 
+TEST_CASE("explore lets some jobs grow by quarters, from one head to all") {
+  const auto policy = MakeExplore();
+  std::mt19937_64 random(1);
+  constexpr int kKeys = 60;
+  int grown = 0;
+  for (int key = 0; key < kKeys; ++key) {
+    Scene scene({std::vector<Look>(8, kHealthy)});
+    scene.job.key = "run/" + std::to_string(key);
+    std::vector<std::size_t> at_ends;  // of the quarters
+    for (int window = 1; window <= 40; ++window) {
+      scene.progress = window / 40.0 - 0.001;
+      const auto decision = std::get<Decision>(scene.Ask(*policy, random));
+      scene.setting = Apply(scene.job.topology, scene.setting, decision.action);
+      scene.mask = MaskOf(scene.job.topology, scene.setting);
+      if (window % 10 == 0) at_ends.push_back(CountActive(scene.setting.active));
+    }
+    grown += at_ends == std::vector<std::size_t>{1, 2, 4, 8} ? 1 : 0;
+  }
+  CHECK(grown > kKeys / 12);
+  CHECK(grown < kKeys / 3);
+}
+
 TEST_CASE("explore cools heads that are too sharp and sharpens none beyond a scale of 1") {
   const auto policy = MakeExplore();
   std::mt19937_64 random(1);
