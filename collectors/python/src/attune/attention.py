@@ -29,7 +29,7 @@ PASSES_PER_FORWARD = 3
 """Backward costs attention about twice its forward pass, as it does every other layer."""
 
 _compiler = getattr(torch, "compiler", None)
-# Says which backward pass runs in this thread; -1: none.
+# Says which backward pass runs in this thread; -1: none, and always in PyTorch 1.13.
 _backward: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
