@@ -21,7 +21,7 @@ namespace {
 constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's heads; at least one
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
-constexpr double kGrowing = 0.2;                       // of the plans
+constexpr double kGrowing = 0.2;                       // of the other plans
 // One head, doubled by quarters of the budget: what a trainer may do by itself (--grow), and from
 // the first step on a cure for too high a learning rate (policies/network.md).
 constexpr double kByQuarters = 0.2;  // of the plans

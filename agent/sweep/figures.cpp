@@ -170,7 +170,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   std::vector<std::string> jobs;  // of each
   const auto add = [&](const Result& result, double value) {
     values.push_back(value);
-    jobs.push_back(result.run.Group());
+    jobs.push_back(result.run.parameters.dump());
   };
   if (name == "value" || name == "failed") {
     for (const Result& result : results.runs) {

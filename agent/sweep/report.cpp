@@ -262,8 +262,12 @@ std::string Repeat(const json& provenance) {
     text += "\nGone on with: " + DescribeOrigin(origin);
   }
   for (const json& origin : provenance.value("joined", json::array())) {
+    const json& provenance_of = origin.at("provenance");
     text += fmt::format("\nJoined: {} runs of {}", origin.at("runs").get<std::size_t>(),
-                        DescribeOrigin(origin.at("provenance")));
+                        DescribeOrigin(provenance_of));
+    for (const json& resumed : provenance_of.value("resumed", json::array())) {
+      text += "\n  gone on with: " + DescribeOrigin(resumed);
+    }
   }
   return text;
 }

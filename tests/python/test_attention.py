@@ -350,6 +350,18 @@ def test_a_part_of_the_weights_leaves_attention_without_weights_as_it_is_tuned(p
     assert handle.setting == setting
 
 
+@pytest.mark.parametrize("instead", [nn.Identity(), None], ids=["another", "none"])
+def test_weights_load_where_attention_was_taken_out_since(instead):
+    model = OwnModel()
+    attached(model)
+    weights = OwnModel().state_dict()
+    del model.attention
+    if instead is not None:
+        model.attention = instead
+    model.load_state_dict(weights)
+    assert torch.equal(model.query.weight, weights["query.weight"])
+
+
 def test_all_weights_of_before_attune_load_as_neutral_into_attention_without_weights():
     checkpoint = OwnModel().state_dict()
     model = OwnModel()

@@ -3,6 +3,8 @@
 Some call its attention interface and some, in 4.x, have attention classes of their own.
 """
 
+from types import SimpleNamespace
+
 import attune
 import pytest
 import torch
@@ -275,6 +277,18 @@ def test_measurements_are_those_of_the_weights_that_the_model_returns(make, skip
         torch.testing.assert_close(found[:, top], seen.amax(-1).mean((0, 2)))
         torch.testing.assert_close(found[:, first_token], seen[..., 0].mean((0, 2)))
     handle.remove()
+
+
+def test_a_cap_that_the_kernel_leaves_out_is_not_measured():
+    caps = []
+    tuning = SimpleNamespace(record=lambda *arguments: caps.append(arguments[-1]))
+    x = torch.randn(2, 4, 20, 8)
+    for kernel in ("sdpa_attention_forward", "eager_attention_forward"):
+        function = SimpleNamespace(__name__=kernel)
+        transformers_interface._record(
+            tuning, function, torch.nn.Module(), x, x, x, None, (), {"softcap": 0.5}
+        )
+    assert caps == [0.0, 0.5]
 
 
 def test_queries_that_are_clipped_take_up_no_scales_when_baked():

@@ -9,7 +9,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,7 +39,12 @@ def _look_at_checkpoint(
         prefix: Of the module's names in it.
         path: Of the tuned module in the module.
     """
-    tuning = cast(Tuning, module.get_submodule(path)._modules[NAME])
+    try:
+        tuning = module.get_submodule(path)._modules.get(NAME)
+    except AttributeError:
+        return  # it was taken out since
+    if not isinstance(tuning, Tuning):
+        return
     tuning.neutral_where_absent = all(prefix + name in state_dict for name in _own_state(module))
 
 

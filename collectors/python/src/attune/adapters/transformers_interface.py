@@ -112,7 +112,7 @@ def _attend(
     if tuning.measuring and tuning.training:
         if plan.active is None and groups > 1:
             key = key.repeat_interleave(groups, 1)
-        _record(tuning, module, query, key, output, mask, args, kwargs)
+        _record(tuning, function, module, query, key, output, mask, args, kwargs)
     if plan.active is None:
         return output, weights
     if weights is not None:
@@ -127,6 +127,7 @@ def _is_windowed(window: Any, mask: Tensor | None, keys: int) -> bool:
 
 def _record(
     tuning: Tuning,
+    function: AttentionFunction,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -153,9 +154,13 @@ def _record(
         tuning.leave_unmeasured("its kernel hides what lies before a window, and no mask says so")
         return
     if mask is not None and mask.dim() == 4:
-        # The GPT-2 of 4.48 hides later keys by itself, and its eager mask is of keys alone.
-        hides = mask.shape[2] == 1 and isinstance(module._buffers.get("bias"), Tensor)
-        causal = causal and hides
+        # The GPT-2 of 4.48 hides later keys by itself, whatever it says: its eager mask is of keys
+        # alone.
+        causal = (
+            mask.shape[2] == 1
+            and isinstance(module._buffers.get("bias"), Tensor)
+            and not getattr(module, "is_cross_attention", False)
+        )
         mask = mask[..., : key.shape[2]]
     elif mask is not None:
         mask = mask[:, None, None, -key.shape[2] :].bool()
@@ -168,7 +173,9 @@ def _record(
         else:
             mask = bias + mask
     causal = causal and query.shape[2] > 1
-    softcap = kwargs.get("softcap") or 0.0
+    # The kernel on scaled_dot_product_attention leaves out the cap that models hand over.
+    capped = getattr(function, "__name__", "") != "sdpa_attention_forward"
+    softcap = (kwargs.get("softcap") or 0.0) if capped else 0.0
     tuning.record(query, key, output.transpose(1, 2), scaling, mask, causal, softcap)
 
 
