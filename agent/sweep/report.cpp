@@ -262,10 +262,10 @@ std::string Repeat(const json& provenance) {
     text += "\nGone on with: " + DescribeOrigin(origin);
   }
   for (const json& origin : provenance.value("joined", json::array())) {
-    const json& provenance_of = origin.at("provenance");
+    const json& theirs = origin.at("provenance");
     text += fmt::format("\nJoined: {} runs of {}", origin.at("runs").get<std::size_t>(),
-                        DescribeOrigin(provenance_of));
-    for (const json& resumed : provenance_of.value("resumed", json::array())) {
+                        DescribeOrigin(theirs));
+    for (const json& resumed : theirs.value("resumed", json::array())) {
       text += "\n  gone on with: " + DescribeOrigin(resumed);
     }
   }

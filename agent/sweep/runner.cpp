@@ -204,7 +204,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   }
   std::string stopped;
   if (!missing.empty()) {
-    folder.AddResumed(folder.ReadSpec());
+    folder.AddResumed(spec);
     std::map<std::string, SweepDaemon> daemons;
     for (const Run* run : missing) {
       const std::string name = spec.DaemonOf(run->policy);

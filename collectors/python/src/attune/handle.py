@@ -210,10 +210,11 @@ class Handle:
             place.tuning.measure_no_more()
         seconds = self._compute_seconds + self._others_seconds
         loss = None
-        try:
-            loss = None if validation_loss is None else float(validation_loss)
-        except Exception as error:
-            self._warn(f"the validation loss is no number: {type(error).__name__}: {error}")
+        if validation_loss is not None:
+            try:
+                loss = float(validation_loss)
+            except Exception as error:
+                self._warn(f"the validation loss is no number: {type(error).__name__}: {error}")
         self._probe.finish(outcome, self._step, seconds, loss)
         self._pass_on_complaint()
 
