@@ -9,6 +9,14 @@
 #include "policies/rules.h"
 
 namespace attune {
+namespace {
+
+bool NeedsNetwork(std::string_view asked) {
+  return asked == "auto" || asked == "network" || asked == "external";
+}
+
+}  // namespace
+
 Chain::Chain(std::string_view policy)
     : keep_(MakeKeep()),
       random_(MakeRandom()),
@@ -34,21 +42,10 @@ const std::string& Chain::AskedFor(const JobSpec& job) const {
 
 bool Chain::AsksOutside(const JobSpec& job) const { return served_ && AskedFor(job) == "external"; }
 
-Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
-                            const Verdict& outside) {
+std::vector<attune::Policy*> Chain::Order(const std::string& asked) const {
   std::vector<attune::Policy*> order;
-  std::string reasons;
-  const std::string& asked = AskedFor(situation.job);
-  if (asked == "external") {
-    if (const auto* decision = std::get_if<Decision>(&outside)) return {*decision, asked};
-    reasons = fmt::format("external: {}; ", std::get<Decline>(outside).why);
-  }
-  if (asked == "auto" || asked == "network" || asked == "external") {
-    if (network_) {
-      order.push_back(network_.get());
-    } else {
-      reasons += "network: none has been learned yet; ";
-    }
+  if (NeedsNetwork(asked)) {
+    if (network_) order.push_back(network_.get());
     order.push_back(kmeans_.get());
   } else if (asked == "random") {
     order.push_back(random_.get());
@@ -62,8 +59,19 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
     order.push_back(explore_.get());
   }
   order.push_back(keep_.get());
+  return order;
+}
 
-  for (attune::Policy* policy : order) {
+Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
+                            const Verdict& outside) {
+  std::string reasons;
+  const std::string& asked = AskedFor(situation.job);
+  if (asked == "external") {
+    if (const auto* decision = std::get_if<Decision>(&outside)) return {*decision, asked};
+    reasons = fmt::format("external: {}; ", std::get<Decline>(outside).why);
+  }
+  if (NeedsNetwork(asked) && !network_) reasons += "network: none has been learned yet; ";
+  for (attune::Policy* policy : Order(asked)) {
     try {
       Verdict verdict = policy->Decide(situation, random);
       if (auto* decision = std::get_if<Decision>(&verdict)) {
@@ -79,6 +87,20 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
     }
   }
   return {{Action::Keep(situation.state.Heads(), situation.state.Sites()), reasons}, "keep"};
+}
+
+std::optional<Chain::Choice> Chain::Open(const Situation& situation, std::mt19937_64& random) {
+  const std::string& asked = AskedFor(situation.job);
+  if (asked == "external") return std::nullopt;
+  attune::Policy& policy = *Order(asked).front();
+  try {
+    Verdict verdict = policy.Open(situation, random);
+    auto* decision = std::get_if<Decision>(&verdict);
+    if (decision == nullptr || FindFault(decision->action, situation.mask)) return std::nullopt;
+    return Choice{std::move(*decision), std::string(policy.Name())};
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
 }
 
 }  // namespace attune

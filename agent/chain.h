@@ -4,9 +4,11 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "policies/policy.h"
 
@@ -43,9 +45,13 @@ class Chain {
   // that declines, and keep always answers.
   [[nodiscard]] Choice Decide(const Situation& situation, std::mt19937_64& random,
                               const Verdict& outside = Decline{"no policy server can be asked"});
+  // Before the job's first step (Policy::Open): the first in the order alone is asked, and nothing
+  // is decided where it declines or fails. Policy servers are not asked.
+  [[nodiscard]] std::optional<Choice> Open(const Situation& situation, std::mt19937_64& random);
 
  private:
   [[nodiscard]] const std::string& AskedFor(const JobSpec& job) const;
+  [[nodiscard]] std::vector<attune::Policy*> Order(const std::string& asked) const;
 
   bool served_ = false;
   std::string policy_;

@@ -83,6 +83,7 @@ class Daemon::Loop {
     Tracker tracker;
     std::string peer;
     SteadyClock::time_point heard;
+    bool welcomed = false;  // since it last said hello
   };
   using Jobs = std::map<std::string, Live>;  // by key
   struct Outgoing {
@@ -105,6 +106,7 @@ class Daemon::Loop {
   void TakeReport(const std::string& peer, const Report& report);
 
   void Store(Live& live, Emission emission);
+  void Greet(Live& live);
   void SendDue();
   void CloseOverdue();
   void LoseSilent();
@@ -325,7 +327,18 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   live.peer = peer;
   live.heard = SteadyClock::now();
   key_of_peer_[peer] = key;
-  Send(peer, Welcome{live.tracker.Id(), live.tracker.MeasureEvery(), options_.heartbeat});
+  live.welcomed = false;
+  Greet(live);
+}
+
+// Once there is nothing more to decide before the first step: a trainer that waits for what is
+// goes on at this word.
+void Daemon::Loop::Greet(Live& live) {
+  if (live.welcomed) return;
+  if (live.tracker.Opens()) Store(live, live.tracker.Open(chain_, last_trial_));
+  if (live.tracker.IsOpening()) return;
+  live.welcomed = true;
+  Send(live.peer, Welcome{live.tracker.Id(), live.tracker.MeasureEvery(), options_.heartbeat});
 }
 
 template <typename Report>
@@ -341,13 +354,16 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
   if constexpr (std::is_same_v<Report, Heartbeat>) {
     Send(peer, Heartbeat{});
     Store(live, live.tracker.Take(report, last_trial_));
+    Greet(live);
   } else if constexpr (std::is_same_v<Report, Observation>) {
     Store(live, live.tracker.Take(report, chain_, last_trial_));
+    Greet(live);
   } else if constexpr (std::is_same_v<Report, ActionReply>) {
     Store(live, live.tracker.Take(report));
     spdlog::info("job {}: action {} {} at step {}{}{}", live.tracker.Id(), report.id,
                  Name(report.acknowledgement.status), report.acknowledgement.step,
                  report.acknowledgement.why.empty() ? "" : ": ", report.acknowledgement.why);
+    Greet(live);
   } else {
     static_assert(std::is_same_v<Report, Bye>);
     Store(live, live.tracker.Take(report, UnixTime()));
@@ -370,7 +386,9 @@ void Daemon::Loop::Store(Live& live, Emission emission) {
     const auto* trial = std::get_if<Trial>(&record);
     if (trial == nullptr) continue;
     why = trial->why;
-    line = fmt::format("job {} window {}: {} decides{}: {}", id, trial->window, trial->decider,
+    const std::string when =
+        IsOpening(*trial) ? "before its first step" : fmt::format("window {}", trial->window);
+    line = fmt::format("job {} {}: {} decides{}: {}", id, when, trial->decider,
                        emission.action ? "" : " to keep", why);
   }
   // Together, so that the writer does not begin with the first of them alone.

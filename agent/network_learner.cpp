@@ -26,6 +26,7 @@ constexpr double kDiscount = 1.0;
 constexpr double kLambda = 0.95;
 // Returns beyond that are of a job that diverged: they would say nothing but that.
 constexpr double kMostNats = 1e3;
+constexpr std::size_t kProgress = TokenFeature("progress");  // 0: before the first step
 // Learning gives way to training.
 constexpr int kNiceness = 10;
 
@@ -157,7 +158,10 @@ class NetworkLearner : public Learner {
     UpdateReport learned;
     if (!rules.empty()) cloned = network_->Clone(rules);
     if (!own.empty()) learned = network_->Update(own);
-    network_->SetProgress(network_->Trials() + fresh, network_->Version() + 1);
+    const auto opened = static_cast<std::uint64_t>(std::ranges::count_if(
+        own, [](const Sample& sample) { return sample.state.At(0, kProgress) == 0; }));
+    network_->SetProgress(network_->Trials() + fresh, network_->Openings() + opened,
+                          network_->Version() + 1);
     network_->Save(paths_.Checkpoint());
     Publish();
     const std::string provenance = fmt::format(

@@ -10,6 +10,10 @@
 namespace attune {
 namespace {
 
+// Decisions before the first step: enough to come from any number of heads to any other by halving
+// and doubling.
+constexpr std::uint64_t kMostOpenings = 16;
+
 CurvePoint PointOf(const WindowReading& reading) { return {reading.end_compute, reading.loss}; }
 
 Baseline FirstBaseline(const Options& options, std::optional<Baseline> recorded, std::size_t heads,
@@ -83,6 +87,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
     record_.loss = readings_.back().loss;
   }
   count_on_ = !past.empty();  // a daemon before this one may have cut more windows
+  opening_ = past.empty() && hello.step == 0 && options.freeze < 1;
 }
 
 std::size_t Tracker::ReadingsUpTo(std::uint64_t step) const {
@@ -97,6 +102,7 @@ Emission Tracker::TakeUp(std::vector<Trial> trials, const Hello& hello) {
   if (trials.empty()) return emission;
   std::seed_seq seed{options_.seed, record_.spec.seed, static_cast<std::uint64_t>(trials.size())};
   random_.seed(seed);
+  opening_ = false;
   trials_ = trials.size();
   last_trial_ = trials.back().id;
   const auto of_life = std::ranges::find_if(
@@ -279,7 +285,11 @@ void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict&
                      Emission& emission) {
   const Situation situation{record_.spec, setting_,   readings_.back(), Before(),
                             trial.state,  trial.mask, progress,         trial.window};
-  Chain::Choice choice = chain.Decide(situation, random_, outside);
+  Adopt(chain.Decide(situation, random_, outside), trial, emission);
+}
+
+// The choice becomes the trial's, within the change budget.
+void Tracker::Adopt(Chain::Choice choice, Trial& trial, Emission& emission) {
   if (options_.heads_by_lot) {
     std::uniform_real_distribution<float> lot(0, 1);
     for (float& score : choice.decision.action.score) score = lot(random_);
@@ -295,6 +305,32 @@ void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict&
   trial.why = choice.decision.why + note;
   trial.policy_version = choice.decision.policy_version;
   trial.log_probability = choice.decision.log_probability;
+}
+
+Emission Tracker::Open(Chain& chain, std::uint64_t& trial_id) {
+  Emission emission;
+  if (!Opens()) return emission;
+  const WindowReading nothing = Unmeasured(setting_.active);
+  Trial trial;
+  trial.job = record_.id;
+  trial.state = MakeState(record_.spec, setting_, nothing, nullptr, nothing);
+  trial.mask = OpenChoices();
+  auto choice =
+      chain.Open({record_.spec, setting_, nothing, nullptr, trial.state, trial.mask}, random_);
+  if (!choice) {
+    opening_ = false;
+    return emission;
+  }
+  // Nothing tells the heads of a site apart: which of them stay is drawn.
+  std::uniform_real_distribution<float> lot(0, 1);
+  for (float& score : choice->decision.action.score) score = lot(random_);
+  trial.id = ++trial_id;
+  Adopt(*std::move(choice), trial, emission);
+  if (trial.setting == setting_) opening_ = false;
+  Issue(std::move(trial), emission);
+  // Behind the first step there are weights to lose.
+  if (emission.action) emission.action->expires_step = 0;
+  return emission;
 }
 
 Question Tracker::MakeQuestion(const Trial& trial, double progress) const {
@@ -400,6 +436,7 @@ Emission Tracker::Take(const Observation& observation, Chain& chain, std::uint64
         "step {} at {} s does not follow step {} at {} s; report steps in order", observation.step,
         observation.compute_seconds, last_->step, last_->compute_seconds));
   }
+  opening_ = false;
   const bool first = !last_ && readings_.empty();
   last_ = {observation.step, observation.compute_seconds, observation.loss};
   step_ = measured_until_ = observation.step;
@@ -440,6 +477,9 @@ Emission Tracker::Take(const ActionReply& reply) {
   }
   if (!pending_ || pending_->id != reply.id) return emission;  // of an earlier life, or said twice
   emission.records.emplace_back(AcknowledgementRecord{reply.id, reply.acknowledgement});
+  if (reply.acknowledgement.status != AckStatus::kApplied || trials_ == kMostOpenings) {
+    opening_ = false;
+  }
   if (reply.acknowledgement.status == AckStatus::kApplied) {
     const bool judged = pending_->decider != "governor" && pending_->decider != "hand";
     if (judged) {

@@ -48,6 +48,15 @@ class Tracker {
   // Random numbers are none that were drawn before.
   [[nodiscard]] Emission TakeUp(std::vector<Trial> trials, const Hello& hello);
 
+  // Before the first step of a job that nobody has heard of: what is decided by what it says of
+  // itself. Where an action comes of it, and the trainer applies it before that step, more may be
+  // decided (Opens). Behind that step it is not to be applied any more.
+  [[nodiscard]] Emission Open(Chain& chain, std::uint64_t& trial_id);
+  // Whether Open is to be called now.
+  [[nodiscard]] bool Opens() const { return IsOpening() && !pending_; }
+  // Whether it is, or will be once the trainer has answered.
+  [[nodiscard]] bool IsOpening() const { return opening_ && step_ == 0; }
+
   // Throws std::invalid_argument if the observation cannot be used (FindFault, or a step that does
   // not follow the last one): it is ignored then. `trial_id` is the last id given to a trial; a
   // new trial takes the next.
@@ -92,6 +101,7 @@ class Tracker {
   void Decide(Trial trial, double progress, bool may_ask, Chain& chain, Emission& emission);
   void Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside,
               Emission& emission);
+  void Adopt(Chain::Choice choice, Trial& trial, Emission& emission);
   [[nodiscard]] Question MakeQuestion(const Trial& trial, double progress) const;
   void Withdraw(const char* why, Emission& emission);
   [[nodiscard]] ActionMask OpenChoices() const;
@@ -133,6 +143,7 @@ class Tracker {
     double progress;
   };
   std::optional<Asked> asked_;  // the question that waits for a policy server
+  bool opening_ = false;        // before the first step there may be more to decide
   std::uint64_t trials_ = 0;
   std::uint64_t dropped_ = 0;
   std::string last_action_, last_decider_;

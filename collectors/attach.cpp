@@ -188,7 +188,10 @@ struct Handle::Impl {
               sites.setting),
         step(attach_options.steps),
         compute_seconds(attach_options.compute_seconds),
-        last(sites.topology.Heads()) {}
+        last(sites.topology.Heads()) {
+    if (!options.fresh || step > 0) return;
+    while (const auto action = probe.Opening()) Take(*action);
+  }
   // Where nobody has said how the job ended, it has failed.
   ~Impl() { probe.Finish(Outcome::kFailed, step, compute_seconds, std::nullopt); }
   Impl(const Impl&) = delete;

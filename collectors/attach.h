@@ -34,6 +34,11 @@ struct AttachOptions {
   Budget budget;
   std::uint64_t seed = 0;
   double learning_rate = 0;  // at its highest; 0: unknown
+  // The weights are as they were drawn, trained by nobody: then Attach waits for what the daemon
+  // decides before the first step, and applies it (Probe::Opening). Without it the daemon goes by
+  // what is measured, as it must where weights have something to lose. The network decides there
+  // only where it is told the learning rate.
+  bool fresh = false;
   // Of a run that goes on from a checkpoint, under its key: what Handle::Steps and ComputeSeconds
   // said when that was saved.
   std::uint64_t steps = 0;

@@ -40,6 +40,9 @@ constexpr int kLiveness = 4;
 constexpr int kMessagesPerPoll = 64;
 // Answers kept while they cannot be sent; the oldest go first.
 constexpr std::size_t kMaxUnsentReplies = 64;
+// A trainer waits so long before its first step for a daemon, and for its Welcome.
+constexpr Seconds kMeeting{0.5};
+constexpr Seconds kOpening{1.0};
 // Names tried for a log before it is given up: KEY.attune, KEY.2.attune, …
 constexpr int kMaxLogs = 10000;
 
@@ -274,7 +277,7 @@ struct Probe::Line {
                  std::to_string(welcome->heartbeat_seconds));
         return;
       }
-      introduced = true;
+      introduced = welcomed = true;
       measure_every = welcome->measure_every;
       heartbeat = Seconds(welcome->heartbeat_seconds);
     } else if (auto* action = std::get_if<ActionRequest>(&message)) {
@@ -318,6 +321,27 @@ struct Probe::Line {
       return std::nullopt;
     }
     return action;
+  }
+
+  // What is to be applied before the first step, waited for until Welcome or the time is over.
+  std::optional<ActionRequest> Opening() {
+    const auto in = [](Seconds seconds) {
+      return Clock::now() + std::chrono::ceil<Clock::duration>(seconds);
+    };
+    if (!opening_ends) opening_ends = in(kMeeting);
+    while (!closed && !welcomed) {
+      const bool was_introduced = introduced;
+      Speak(Clock::now());
+      if (introduced && !was_introduced) opening_ends = in(kOpening);
+      Listen();
+      if (auto action = NextAction()) return action;
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*opening_ends - Clock::now());
+      if (closed || welcomed || left.count() <= 0) break;
+      const short wanted = introduced && replies.empty() ? ZMQ_POLLIN : ZMQ_POLLIN | ZMQ_POLLOUT;
+      zmq::pollitem_t item{socket.handle(), 0, wanted, 0};
+      zmq_poll(&item, 1, static_cast<long>(left.count()));  // a signal only ends this turn
+    }
+    return std::nullopt;
   }
 
   void Complain(std::string text) { complaint = std::move(text); }
@@ -366,9 +390,11 @@ struct Probe::Line {
   zmq::socket_t socket{context, zmq::socket_type::dealer};
 
   bool closed = false;
-  bool introduced = false;                      // the daemon was told who we are
-  bool hello_old = false;                       // and another setting than is in force
-  std::optional<Clock::time_point> hello_sent;  // the last time
+  bool welcomed = false;                          // the daemon has said Welcome once
+  std::optional<Clock::time_point> opening_ends;  // the wait before the first step
+  bool introduced = false;                        // the daemon was told who we are
+  bool hello_old = false;                         // and another setting than is in force
+  std::optional<Clock::time_point> hello_sent;    // the last time
   Clock::time_point last_sent = Clock::now();
   Clock::time_point last_heard = Clock::now();
   Clock::time_point last_heartbeat = Clock::now();
@@ -398,6 +424,11 @@ Probe::Probe(const ProbeOptions& options, JobSpec job, Setting setting) {
 Probe::~Probe() {
   if (line_) Finish(Outcome::kFailed, line_->hello.step, line_->compute_seconds, std::nullopt);
   if (log_) Finish(Outcome::kFailed, log_->step, log_->compute_seconds, std::nullopt);
+}
+
+std::optional<ActionRequest> Probe::Opening() {
+  if (!line_ || line_->closed) return std::nullopt;
+  return line_->Opening();
 }
 
 bool Probe::Due(std::uint64_t step) const {

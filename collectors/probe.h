@@ -1,4 +1,4 @@
-// A trainer's line to the daemon: never waits, never throws once it is made.
+// A trainer's line to the daemon: waits before the first step alone, never throws once it is made.
 //
 // One DEALER socket, used from the trainer's thread alone. When the daemon is away, stopped or
 // slow, observations are dropped and counted, and training goes on with its present setting.
@@ -42,6 +42,12 @@ class Probe {
   ~Probe();
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
+
+  // Before the first step of a job whose weights nobody has trained: says Hello, and waits for what
+  // the daemon decides by it alone. Call it and answer (Applied, Rejected at step 0) until it
+  // returns nothing: that takes half a second where there is no daemon, and a second more at most
+  // where there is one.
+  [[nodiscard]] std::optional<ActionRequest> Opening();
 
   // Whether this step is one to measure: the first 16, and every Welcome::measure_every steps (8
   // until the daemon's answer). False when there is no endpoint, after Finish, and once the daemon

@@ -60,6 +60,27 @@ float JensenShannon(std::span<const float> a, std::span<const float> b) {
   return static_cast<float>(std::clamp(sum, 0.0, std::numbers::ln2));
 }
 
+WindowReading Unmeasured(std::span<const std::uint8_t> active) {
+  const std::size_t heads = active.size();
+  WindowReading reading;
+  reading.active.assign(active.begin(), active.end());
+  reading.metrics.resize(heads * kMetrics);
+  reading.profile.resize(heads * kProfileBins);
+  reading.mean.resize(heads);
+  reading.deviation.resize(heads);
+  reading.difference.resize(heads);
+  reading.divergence.resize(heads);
+  for (std::size_t head = 0; head < heads; ++head) {
+    if (active[head] == 0) continue;
+    const auto metrics = std::span(reading.metrics).subspan(head * kMetrics, kMetrics);
+    metrics[static_cast<std::size_t>(Metric::kEntropy)] = 0.5F;
+    metrics[static_cast<std::size_t>(Metric::kOutputNorm)] = 1;
+    std::ranges::fill(std::span(reading.profile).subspan(head * kProfileBins, kProfileBins),
+                      1.0F / kProfileBins);
+  }
+  return reading;
+}
+
 Meter::Meter(Baseline baseline, std::uint64_t start_step, double start_compute)
     : start_step_(start_step), start_compute_(start_compute) {
   SetBaseline(std::move(baseline));

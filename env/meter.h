@@ -42,6 +42,10 @@ struct WindowReading {
   }
 };
 
+// What stands for a reading before a job's first step, when nothing has been measured: nothing in
+// it gives a reason to act, and there is no loss, share or imbalance (0).
+[[nodiscard]] WindowReading Unmeasured(std::span<const std::uint8_t> active);
+
 class Meter {
  public:
   // `start_step` and `start_compute` say where the job stands: 0 for one watched from its start.

@@ -44,6 +44,8 @@ std::array<double, kJobFeatures> JobFeatures(const JobSpec& spec, const WindowRe
   const double passed =
       before != nullptr ? progress - Progress(spec.budget, before->last_step, before->end_compute)
                         : 0;
+  double steps = progress > 0 ? static_cast<double>(now.last_step) / progress : 0;
+  if (spec.budget.kind == BudgetKind::kSteps) steps = spec.budget.amount;
   return {progress,
           now.loss / unit,
           passed > 0 ? drop / unit / passed / 2 : 0,
@@ -51,7 +53,7 @@ std::array<double, kJobFeatures> JobFeatures(const JobSpec& spec, const WindowRe
           StepCost(now, first),
           spec.learning_rate > 0 ? std::log10(spec.learning_rate) / 4 : 0,
           spec.budget.kind == BudgetKind::kCompute ? 1.0 : 0.0,
-          progress > 0 ? std::log10(static_cast<double>(now.last_step) / progress) / 4 : 0,
+          steps > 0 ? std::log10(steps) / 4 : 0,
           first.loss > 0 ? std::log(first.loss) / 2 : 0};
 }
 

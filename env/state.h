@@ -45,8 +45,8 @@ inline constexpr std::array kTokenFeatureNames = {
     std::string_view{"step_cost"},        // log2(seconds per step / first window's)
     std::string_view{"learning_rate"},    // log10(rate) / 4, 0 when unknown
     std::string_view{"budget_in_compute"},  // 1: budget in compute, 0: in steps
-    std::string_view{"budget_steps"},       // log10(steps that the budget will hold) / 4
-    std::string_view{"first_loss"},  // log(first window's loss) / 2: how much there is to learn
+    std::string_view{"budget_steps"},  // log10(steps that the budget will hold) / 4, 0 when unknown
+    std::string_view{"first_loss"},    // log(first window's loss) / 2: how much there is to learn
 };
 inline constexpr std::size_t kTokenFeatures = kTokenFeatureNames.size();
 
@@ -75,7 +75,8 @@ struct State {
 };
 
 // `first` is the job's first window (it may be `now` itself), `before` the window before `now` or
-// null.
+// null. Before the first step `now` and `first` are Unmeasured: then what tells of losses, progress
+// and time is 0.
 [[nodiscard]] State MakeState(const JobSpec& spec, const Setting& setting, const WindowReading& now,
                               const WindowReading* before, const WindowReading& first);
 

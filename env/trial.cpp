@@ -19,4 +19,6 @@ std::string_view Name(AckStatus status) {
   return "unknown";
 }
 
+bool IsOpening(const Trial& trial) { return trial.step == 0 && trial.action.has_value(); }
+
 }  // namespace attune

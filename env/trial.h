@@ -51,4 +51,8 @@ struct Trial {
   std::optional<double> reward;  // of the window that followed, nats; none until it closed
 };
 
+// Whether a policy decided it before the job's first step, when nothing had been measured: its
+// window is 0, which had not begun, its loss and imbalance are 0, and it has no reward of its own.
+[[nodiscard]] bool IsOpening(const Trial& trial);
+
 }  // namespace attune

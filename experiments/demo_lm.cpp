@@ -405,6 +405,7 @@ void Train(const Options& options) {
   attach.seed = options.seed;
   attach.learning_rate = options.rate;
   attach.clock = clock;
+  attach.fresh = true;
   std::optional<Handle> handle;
   if (!options.learned_scale) handle.emplace(Attach(*model, attach));
   double own_seconds = 0;  // without a handle, who keeps the clock otherwise

@@ -13,7 +13,7 @@
 namespace attune {
 namespace {
 
-// What the job was like at its first window. The bounds are those of kmeans.
+// What the job was like at the end of its first window. The bounds are those of kmeans.
 std::vector<double> JobTraits(const State& state) {
   const auto heads = static_cast<double>(state.Heads());
   std::vector<double> traits;
@@ -39,26 +39,45 @@ std::vector<double> JobTraits(const State& state) {
   return traits;
 }
 
+// Halvings of the heads that a trial led to, and the share of them that was removed: means over
+// the sites.
+struct Removal {
+  double halvings = 0;
+  double share = 0;
+};
+Removal RemovalOf(const Trial& trial) {
+  Removal removal;
+  const auto& offsets = trial.state.site_offsets;
+  const auto sites = static_cast<double>(trial.state.Sites());
+  for (std::size_t site = 0; site < trial.state.Sites(); ++site) {
+    const std::size_t heads = offsets[site + 1] - offsets[site];
+    const auto active = static_cast<double>(
+        CountActive(std::span(trial.setting.active).subspan(offsets[site], heads)));
+    const double share = active / static_cast<double>(heads);
+    removal.halvings -= std::log2(share) / sites;
+    removal.share += (1 - share) / sites;
+  }
+  return removal;
+}
+
 // What was done, on average over each third of the budget: halvings of the heads, share of the
-// heads that was removed, logits sharpened and softened (log2); all 0 where nothing was.
+// heads that was removed, logits sharpened and softened (log2); then halvings of the heads before
+// the first step. All 0 where nothing was done.
 std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
   constexpr std::size_t kThirds = 3;
   constexpr std::size_t kKinds = 4;
   std::array<std::array<double, kKinds>, kThirds> sums{};
   std::array<double, kThirds> windows{};
+  double opening = 0;
   for (const Trial& trial : trials) {
+    const Removal removal = RemovalOf(trial);
+    if (IsOpening(trial)) {
+      opening = removal.halvings;
+      continue;
+    }
     const double progress = trial.state.At(0, TokenFeature("progress"));
     const auto third = std::min(static_cast<std::size_t>(progress * kThirds), kThirds - 1);
-    std::array<double, kKinds> done{};
-    const auto& offsets = trial.state.site_offsets;
-    for (std::size_t site = 0; site < trial.state.Sites(); ++site) {
-      const std::size_t heads = offsets[site + 1] - offsets[site];
-      const auto active = static_cast<double>(
-          CountActive(std::span(trial.setting.active).subspan(offsets[site], heads)));
-      const double share = active / static_cast<double>(heads);
-      done[0] -= std::log2(share) / static_cast<double>(trial.state.Sites());
-      done[1] += (1 - share) / static_cast<double>(trial.state.Sites());
-    }
+    std::array<double, kKinds> done = {removal.halvings, removal.share, 0, 0};
     const auto active = static_cast<double>(CountActive(trial.setting.active));
     for (std::size_t head = 0; head < trial.state.Heads(); ++head) {
       if (trial.setting.active[head] == 0) continue;
@@ -73,15 +92,38 @@ std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
     for (double& sum : sums[third]) sum /= std::max(windows[third], 1.0);
     traits.insert(traits.end(), sums[third].begin(), sums[third].end());
   }
+  traits.push_back(opening);
   return traits;
+}
+
+// Of a group's job: means over the runs to which nothing had been done by then, or over all.
+std::vector<double> TraitsOf(const Group& group) {
+  std::vector<const State*> untouched;
+  std::vector<const State*> all;
+  for (const Episode& episode : group.episodes) {
+    const State& state = std::ranges::find_if_not(episode.trials, IsOpening)->state;
+    all.push_back(&state);
+    if (CountActive(state.Active()) == state.Heads()) untouched.push_back(&state);
+  }
+  const std::vector<const State*>& counted = untouched.empty() ? all : untouched;
+  std::vector<double> means;
+  for (const State* state : counted) {
+    const std::vector<double> traits = JobTraits(*state);
+    means.resize(traits.size());
+    for (std::size_t i = 0; i < traits.size(); ++i) {
+      means[i] += traits[i] / static_cast<double>(counted.size());
+    }
+  }
+  return means;
 }
 
 // A job whose policy is to keep everything shows what comes of leaving it alone; elsewhere a window
 // was kept for reasons of the governor's.
 bool IsLesson(const JobRecord& job, const Trial& trial) {
+  const auto& [status, step, why] = trial.acknowledgement;
   return trial.action && (trial.decider != "keep" || job.spec.policy == "keep") &&
-         (trial.acknowledgement.status == AckStatus::kNone ||
-          trial.acknowledgement.status == AckStatus::kApplied);
+         (status == AckStatus::kNone ||
+          (status == AckStatus::kApplied && (!IsOpening(trial) || step == 0)));
 }
 
 bool IsAlone(const Episode& episode) {
@@ -156,7 +198,7 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
         key += fmt::format(" {}x{} of {}", site.heads, site.head_width, site.context);
       }
       episode.job = std::move(job);
-      if (episode.trials.empty()) continue;
+      if (std::ranges::all_of(episode.trials, IsOpening)) continue;
       std::ranges::reverse(episode.trials);
       std::ranges::reverse(episode.returns);
       episode.plan = PlanTraits(episode.trials);
@@ -166,12 +208,7 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
   std::size_t number = 0;
   for (auto& [key, group] : groups) {
     group.number = number++;
-    const auto count = static_cast<double>(group.episodes.size());
-    for (const Episode& episode : group.episodes) {
-      const std::vector<double> traits = JobTraits(episode.trials.front().state);
-      group.job.resize(traits.size());
-      for (std::size_t i = 0; i < traits.size(); ++i) group.job[i] += traits[i] / count;
-    }
+    group.job = TraitsOf(group);
   }
   return groups;
 }
@@ -284,12 +321,13 @@ Step Towards(const Trial& trial, const Setting& goal, const std::vector<float>& 
   return step;
 }
 
-const Trial& TrialAt(const Episode& episode, std::uint32_t window) {
-  const Trial* last = &episode.trials.front();
-  for (const Trial& trial : episode.trials) {
-    if (trial.window <= window) last = &trial;
+const Trial* TrialAt(const Episode& episode, const Trial& trial) {
+  const bool opening = IsOpening(trial);
+  const Trial* last = opening ? nullptr : &episode.trials.front();
+  for (const Trial& of_run : episode.trials) {
+    if (opening ? IsOpening(of_run) : of_run.window <= trial.window) last = &of_run;
   }
-  return *last;
+  return last;
 }
 
 void WeighGreedily(Group& group) {
@@ -301,7 +339,7 @@ void WeighGreedily(Group& group) {
   }
   for (Episode& episode : group.episodes) {
     for (const Trial& trial : episode.trials) {
-      if (!trial.reward) {  // a person was faster
+      if (!trial.reward) {  // a person was faster, or it was before the first step
         episode.weights.push_back(0);
         continue;
       }

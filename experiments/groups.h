@@ -31,7 +31,7 @@ struct Episode {
 struct Group {
   std::vector<Episode> episodes;
   std::size_t number = 0;
-  std::vector<double> job;  // its traits, as they were before anything was done
+  std::vector<double> job;  // its traits, before anything was done where a run shows them so
   double alone = 0;         // weight of leaving the job alone
 };
 
@@ -72,8 +72,9 @@ struct Step {
 };
 [[nodiscard]] Step Towards(const Trial& trial, const Setting& goal,
                            const std::vector<float>& score);
-// The run's last decision in or before this window, its first one at the earliest.
-[[nodiscard]] const Trial& TrialAt(const Episode& episode, std::uint32_t window);
+// The run's last decision in or before the window of `trial`, its first one at the earliest; of one
+// before the first step, the last of those. None where it has none of them.
+[[nodiscard]] const Trial* TrialAt(const Episode& episode, const Trial& trial);
 
 // The same by what the next window alone brought, in standard deviations of the group's in that
 // window: a greedy bandit, as a baseline.

@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -73,11 +74,27 @@ std::vector<Sample> DecisionsOf(const std::vector<Group*>& groups) {
   return samples;
 }
 
+// What a policy would have been asked before the first step of a job, with all its heads.
+Trial BeforeFirstStep(const JobSpec& spec) {
+  const Setting setting = Setting::Neutral(spec.topology.Heads());
+  const WindowReading nothing = Unmeasured(setting.active);
+  Trial trial;
+  trial.state = MakeState(spec, setting, nothing, nullptr, nothing);
+  trial.mask = MaskOf(spec.topology, setting);
+  trial.setting = setting;
+  return trial;
+}
+
+Step KeepIn(const Trial& trial) {
+  return {Action::Keep(trial.state.Heads(), trial.state.Sites()), trial.state.Active()};
+}
+
 // What the plans that are worth it would have done. A plan is taught in the states of its own run;
 // and, early in the budget, in those of all other runs of its job: to go where its run was by then.
 // So a policy learns one way for a job, from wherever it stands, where plans that are mixed lead
 // nowhere. To leave the job alone is one of the plans: to go no further, wherever it stands.
-// Decisions of other plans have no weight, and teach the value alone.
+// Decisions of other plans have no weight, and teach the value alone. Where no job of a name was
+// decided on before its first step, the lesson is to keep everything there.
 std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
   std::vector<Sample> samples;
   const auto add = [&](const Trial& trial, const Step& step, double weight, double value) {
@@ -86,6 +103,12 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
     samples.back().weight = weight;
     samples.back().target_value = value;
   };
+  std::set<std::string> opened;  // jobs by name
+  for (const Group* group : groups) {
+    for (const Episode& episode : group->episodes) {
+      if (std::ranges::any_of(episode.trials, IsOpening)) opened.insert(episode.job.spec.name);
+    }
+  }
   for (const Group* group : groups) {
     double most = group->alone;
     std::map<std::uint32_t, double> untouched;  // trials of each window
@@ -94,18 +117,32 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
       for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial);
     }
     const double least = kLeastWeight * most;
+    if (!opened.contains(group->episodes.front().job.spec.name)) {
+      const Trial trial = BeforeFirstStep(group->episodes.front().job.spec);
+      for (const Episode& episode : group->episodes) {
+        add(trial, KeepIn(trial),
+            group->alone / static_cast<double>(group->episodes.size()) + episode.weights[0],
+            episode.returns[0]);
+      }
+    }
     for (const Episode& visited : group->episodes) {
       for (std::size_t i = 0; i < visited.trials.size(); ++i) {
         const Trial& trial = visited.trials[i];
         const double value = visited.returns[i];
         const bool early = ProgressOf(trial) <= kEarly;
+        const Step kept = KeepIn(trial);
         for (const Episode& plan : group->episodes) {
           const double weight = plan.weights[0] < least ? 0 : plan.weights[0];
           if (&plan == &visited) {
             add(trial, {*trial.action, trial.setting.active}, weight, value);
           } else if (early && weight > 0) {
-            const Trial& then = TrialAt(plan, trial.window);
-            add(trial, Towards(trial, then.setting, then.action->score), weight, value);
+            const Trial* const then = TrialAt(plan, trial);
+            // Before the first step heads are taken out, never brought back.
+            const bool keeps =
+                then == nullptr || (IsOpening(trial) && CountActive(then->setting.active) >=
+                                                            CountActive(trial.state.Active()));
+            add(trial, keeps ? kept : Towards(trial, then->setting, then->action->score), weight,
+                value);
           }
         }
         if (group->alone < least) continue;
@@ -113,8 +150,7 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
         // that had been removed was worse than either (policies/network.md).
         const double alone = group->alone / (early ? 1 : untouched[trial.window]);
         if (early || IsUntouched(trial)) {
-          add(trial, {Action::Keep(trial.state.Heads(), trial.state.Sites()), trial.state.Active()},
-              alone, value);
+          add(trial, kept, alone, value);
         }
       }
     }
@@ -194,11 +230,16 @@ void Train(const Options& options) {
     fmt::print("\n");
     std::fflush(stdout);
   }
-  std::size_t trials = 0;
+  std::uint64_t trials = network->Trials();
+  std::uint64_t openings = network->Openings();
   for (const Group* group : learned_from) {
-    for (const Episode& episode : group->episodes) trials += episode.trials.size();
+    for (const Episode& episode : group->episodes) {
+      trials += episode.trials.size();
+      if (options.greedy) continue;  // they have no reward
+      openings += static_cast<std::uint64_t>(std::ranges::count_if(episode.trials, IsOpening));
+    }
   }
-  network->SetProgress(network->Trials() + trials, network->Version() + 1);
+  network->SetProgress(trials, openings, network->Version() + 1);
   network->Save(options.output);
 }
 

@@ -3,7 +3,8 @@
 // What a policy does pays over many windows, and drawing every window anew hardly ever comes upon a
 // plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether,
 // when and how fast it grows again, whether scales are tuned, and whether heads that were born
-// sharp are cooled at once. Heads are chosen, and sick ones treated, as kmeans does.
+// sharp are cooled at once. Some plans begin before the first step. Heads are chosen, and sick ones
+// treated, as kmeans does; before the first step all are alike.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -24,9 +25,10 @@ constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from dou
 constexpr double kGrowing = 0.2;                       // of the other plans
 // One head, doubled by quarters of the budget: what a trainer may do by itself (--grow), and from
 // the first step on a cure for too high a learning rate (policies/network.md).
-constexpr double kByQuarters = 0.2;  // of the plans
-constexpr double kScaling = 0.5;     // of the plans
-constexpr double kCooling = 0.6;     // of those
+constexpr double kByQuarters = 0.35;  // of the plans
+constexpr double kOpening = 0.5;      // of the other plans
+constexpr double kScaling = 0.5;      // of the plans
+constexpr double kCooling = 0.6;      // of those
 // Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
 // jobs as much as it gained.
 constexpr float kSharpest = 1;
@@ -36,6 +38,7 @@ constexpr double kCoolingEnds = 0.15;
 constexpr float kBornSharpEntropy = 0.6F;
 
 struct Plan {
+  bool opening = false;      // begins before the first step
   double share = 1;          // of a site's heads
   double growth_begins = 2;  // of the budget; above 1: never
   double growth_pace = 0;    // of the budget from doubling to doubling; 0: at once
@@ -67,12 +70,16 @@ Plan PlanOf(const JobSpec& job) {
   const bool in_steps = job.budget.kind == BudgetKind::kSteps;
   plan.share = pick(kShares);
   if (chance(kByQuarters)) {
-    plan = {.share = 0, .growth_begins = 0.25, .growth_pace = 0.25, .grown_share = 1};
-  } else if (chance(kGrowing)) {
-    plan.growth_begins = pick(kGrowthBegins);
-    plan.growth_pace = pick(kGrowthPaces);
-    // What more steps cannot win back, more heads must.
-    plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
+    plan = {
+        .opening = true, .share = 0, .growth_begins = 0.25, .growth_pace = 0.25, .grown_share = 1};
+  } else {
+    plan.opening = chance(kOpening);
+    if (chance(kGrowing)) {
+      plan.growth_begins = pick(kGrowthBegins);
+      plan.growth_pace = pick(kGrowthPaces);
+      // What more steps cannot win back, more heads must.
+      plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
+    }
   }
   // With all heads and their scales it would be no plan.
   plan.scaling = chance(kScaling) || plan.share == 1;
@@ -101,6 +108,35 @@ bool BornSharp(const Situation& situation, std::size_t head) {
          now.At(head, Metric::kFirstTokenMass) < kSinkFirstTokenMass;
 }
 
+// Brings each site's heads nearer to the plan's.
+void Count(const Plan& plan, const Situation& situation, Action& action) {
+  const auto& offsets = situation.state.site_offsets;
+  for (std::size_t site = 0; site < situation.state.Sites(); ++site) {
+    const std::size_t heads = offsets[site + 1] - offsets[site];
+    const double share = plan.ShareAt(situation.progress, heads);
+    const auto wanted =
+        static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
+    const CountChange change = Towards(
+        wanted, CountActive(std::span(situation.setting.active).subspan(offsets[site], heads)),
+        heads);
+    const bool open = situation.mask.count[site][static_cast<std::size_t>(change)] != 0;
+    action.count[site] = open ? change : CountChange::kKeep;
+  }
+}
+
+std::string Describe(const Plan& plan) {
+  std::string text = fmt::format("its plan: {:.3g} of the heads", plan.share);
+  if (plan.opening) text += " from the first step";
+  if (plan.growth_begins <= 1) {
+    text += fmt::format(", to {:.3g} from {:.0f} %, doubling every {:.0f} %", plan.grown_share,
+                        100 * plan.growth_begins, 100 * plan.growth_pace);
+  }
+  text += plan.scaling ? fmt::format(", logits up to × {:g}", kSharpest)
+                       : std::string(", scales as they are");
+  if (plan.cooling) text += ", cooled early";
+  return text;
+}
+
 class ExplorePolicy : public Policy {
  public:
   [[nodiscard]] std::string_view Name() const override { return "explore"; }
@@ -110,19 +146,7 @@ class ExplorePolicy : public Policy {
     auto* decision = std::get_if<Decision>(&verdict);
     if (decision == nullptr) return verdict;
     const Plan plan = PlanOf(situation.job);
-    const auto& offsets = situation.state.site_offsets;
-    const std::size_t sites = situation.state.Sites();
-    for (std::size_t site = 0; site < sites; ++site) {
-      const std::size_t heads = offsets[site + 1] - offsets[site];
-      const double share = plan.ShareAt(situation.progress, heads);
-      const auto wanted =
-          static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
-      const CountChange change = Towards(
-          wanted, CountActive(std::span(situation.setting.active).subspan(offsets[site], heads)),
-          heads);
-      const bool open = situation.mask.count[site][static_cast<std::size_t>(change)] != 0;
-      decision->action.count[site] = open ? change : CountChange::kKeep;
-    }
+    Count(plan, situation, decision->action);
     for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
       std::uint8_t& choice = decision->action.scale[head];
       if (!plan.scaling) {
@@ -135,16 +159,17 @@ class ExplorePolicy : public Policy {
         choice = 0;
       }
     }
-    decision->why = fmt::format("its plan: {:.3g} of the heads", plan.share);
-    if (plan.growth_begins <= 1) {
-      decision->why +=
-          fmt::format(", to {:.3g} from {:.0f} %, doubling every {:.0f} %", plan.grown_share,
-                      100 * plan.growth_begins, 100 * plan.growth_pace);
-    }
-    decision->why += plan.scaling ? fmt::format(", logits up to × {:g}", kSharpest)
-                                  : std::string(", scales as they are");
-    if (plan.cooling) decision->why += ", cooled early";
+    decision->why = Describe(plan);
     return verdict;
+  }
+
+  [[nodiscard]] Verdict Open(const Situation& situation, std::mt19937_64& /*random*/) override {
+    const Plan plan = PlanOf(situation.job);
+    Decision decision;
+    decision.action = Action::Keep(situation.state.Heads(), situation.state.Sites());
+    if (plan.opening) Count(plan, situation, decision.action);
+    decision.why = Describe(plan);
+    return decision;
   }
 
  private:

@@ -297,6 +297,7 @@ struct Network::Model {
   torch::optim::Adam adam;
   std::mt19937_64 shuffle;
   std::uint64_t trials = 0;
+  std::uint64_t openings = 0;  // of the trials
   std::uint64_t version = 0;
 };
 
@@ -432,6 +433,12 @@ Verdict Network::Decide(const Situation& situation, std::mt19937_64& random) {
   return decision;
 }
 
+Verdict Network::Open(const Situation& situation, std::mt19937_64& random) {
+  if (model_->openings == 0) return Decline{"has learned from no decision before a first step"};
+  if (situation.job.learning_rate == 0) return Decline{"the job does not say its learning rate"};
+  return Decide(situation, random);
+}
+
 Network::Evaluation Network::Evaluate(const Sample& sample) const {
   Check(sample);
   const Sample* const samples[] = {&sample};
@@ -550,17 +557,20 @@ UpdateReport Network::Clone(std::span<const Sample> samples) {
 
 std::uint64_t Network::Trials() const { return model_->trials; }
 
+std::uint64_t Network::Openings() const { return model_->openings; }
+
 std::uint64_t Network::Version() const { return model_->version; }
 
-void Network::SetProgress(std::uint64_t trials, std::uint64_t version) {
+void Network::SetProgress(std::uint64_t trials, std::uint64_t openings, std::uint64_t version) {
   model_->trials = trials;
+  model_->openings = openings;
   model_->version = version;
 }
 
 std::unique_ptr<Network> Network::Snapshot() const {
   auto copy = std::make_unique<Network>(model_->options);
   copy->model_->SetWeights(model_->Weights());
-  copy->SetProgress(model_->trials, model_->version);
+  copy->SetProgress(model_->trials, model_->openings, model_->version);
   return copy;
 }
 
@@ -573,6 +583,7 @@ void Network::Save(const std::filesystem::path& path) const {
     archive.write("features", c10::IValue(JoinedFeatureNames()));
     archive.write("hidden", c10::IValue(model_->options.hidden));
     archive.write("trials", c10::IValue(static_cast<std::int64_t>(model_->trials)));
+    archive.write("openings", c10::IValue(static_cast<std::int64_t>(model_->openings)));
     archive.write("version", c10::IValue(static_cast<std::int64_t>(model_->version)));
     archive.write("weights", model_->Weights());
     archive.save_to(temporary.string());
@@ -626,7 +637,10 @@ std::unique_ptr<Network> Network::Model::Read(torch::serialize::InputArchive& ar
     throw NetworkError(name + "holds weights that are not finite");
   }
   network->model_->SetWeights(weights);
+  c10::IValue openings(std::int64_t{0});  // checkpoints of 0.1 before them have none
+  static_cast<void>(archive.try_read("openings", openings));
   network->SetProgress(static_cast<std::uint64_t>(read("trials").toInt()),
+                       static_cast<std::uint64_t>(openings.toInt()),
                        static_cast<std::uint64_t>(read("version").toInt()));
   return network;
 }

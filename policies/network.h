@@ -87,6 +87,9 @@ class Network : public Policy {
   // not sure enough. Action::score holds the noisy scores of the draw, so the order of the draw,
   // and with it the probability, can be found again.
   [[nodiscard]] Verdict Decide(const Situation& situation, std::mt19937_64& random) override;
+  // Declines also when it has learned from no decision before a first step, and when the job's
+  // learning rate is not known.
+  [[nodiscard]] Verdict Open(const Situation& situation, std::mt19937_64& random) override;
 
   // A sample's action under the present weights. Throws std::invalid_argument if its parts do not
   // agree in size or a choice is not open.
@@ -111,10 +114,12 @@ class Network : public Policy {
   // as Update.
   UpdateReport Clone(std::span<const Sample> samples);
 
-  // Trials learned from so far, and the version that counts the published snapshots.
+  // Trials learned from so far, how many of them were decided before a job's first step, and the
+  // version that counts the published snapshots.
   [[nodiscard]] std::uint64_t Trials() const;
+  [[nodiscard]] std::uint64_t Openings() const;
   [[nodiscard]] std::uint64_t Version() const;
-  void SetProgress(std::uint64_t trials, std::uint64_t version);
+  void SetProgress(std::uint64_t trials, std::uint64_t openings, std::uint64_t version);
 
   // An independent copy with the same weights, to decide on another thread.
   [[nodiscard]] std::unique_ptr<Network> Snapshot() const;

@@ -22,7 +22,7 @@ namespace attune {
 struct Situation {
   const JobSpec& job;
   const Setting& setting;       // in force
-  const WindowReading& now;     // the window that just closed
+  const WindowReading& now;     // the window that just closed; Unmeasured before the first step
   const WindowReading* before;  // the one before it, null at the first
   const State& state;           // the same as tokens
   const ActionMask& mask;       // of `setting`
@@ -56,6 +56,14 @@ class Policy {
   // The action respects `situation.mask`. Randomness comes from `random` alone, so that a seed
   // reproduces a job's decisions. Never throws for a situation that is merely unusual.
   [[nodiscard]] virtual Verdict Decide(const Situation& situation, std::mt19937_64& random) = 0;
+
+  // The same before the first step of a job whose weights are as they were drawn, by what it says
+  // of itself: `situation.now` is Unmeasured. Nothing has been learned yet that a change could
+  // spoil, so that it is asked again until it keeps what there is. Most policies decide by what is
+  // measured.
+  [[nodiscard]] virtual Verdict Open(const Situation& /*situation*/, std::mt19937_64& /*random*/) {
+    return Decline{"decides by what is measured"};
+  }
 };
 
 }  // namespace attune

@@ -177,9 +177,13 @@ int Explain(const std::vector<std::string>& words) {
     return kOk;
   }
 
-  fmt::print("trial {} · job {} '{}' · window {} · step {}\n", trial->id, job->id, job->spec.name,
-             trial->window, trial->step);
-  fmt::print("loss {:.4g} · imbalance {:.3g}\n\n", trial->loss, trial->imbalance);
+  fmt::print("trial {} · job {} '{}' · ", trial->id, job->id, job->spec.name);
+  if (IsOpening(*trial)) {
+    fmt::print("before its first step, when nothing had been measured\n\n");
+  } else {
+    fmt::print("window {} · step {}\n", trial->window, trial->step);
+    fmt::print("loss {:.4g} · imbalance {:.3g}\n\n", trial->loss, trial->imbalance);
+  }
   fmt::print("{} decided: {}{}\nbecause: {}\n", Printable(trial->decider),
              trial->decider == "governor" ? "to take an action back: " : "",
              change.empty() ? "to keep everything as it is" : change, Printable(trial->why));
@@ -201,7 +205,8 @@ int Explain(const std::vector<std::string>& words) {
   if (trial->reward) {
     fmt::print("came of it: {:+.4f} nats in the window that followed\n", *trial->reward);
   } else {
-    fmt::print("came of it: not known yet\n");
+    fmt::print("came of it: {}\n",
+               IsOpening(*trial) ? "it has no reward of its own" : "not known yet");
   }
   const auto like = NearestTrials(store, *trial);
   if (!like.empty()) fmt::print("\nwhat was done in the situations most like it:\n");

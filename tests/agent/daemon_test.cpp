@@ -16,6 +16,7 @@
 #include "agent/keys.h"
 #include "collectors/codec.h"
 #include "collectors/probe.h"
+#include "store/maintenance.h"
 #include "store/store.h"
 #include "tests/agent/jobs.h"
 #include "tests/catch.hpp"
@@ -192,6 +193,62 @@ TEST_CASE("a job may ask for its own policy, and for none that there is not") {
   const auto error = other.Hear<Error>();
   CHECK(error.code == ErrorCode::kUnusable);
   CHECK_THAT(error.text, Contains("there is no policy 'best'"));
+}
+
+TEST_CASE("what is decided before the first step comes before Welcome, and is on disk by then") {
+  const auto directory = TemporaryDirectory();
+  std::size_t opened = 0;
+  {
+    const Running daemon(directory, "explore");
+    for (int number = 0; number < 20; ++number) {
+      Hello hello = test::SmallJob("run " + std::to_string(number));
+      Trainer trainer(daemon.Endpoint());
+      trainer.Say(hello);
+      std::vector<std::uint64_t> actions;
+      while (true) {
+        const zmq::message_t frame = trainer.Receive();
+        const Message message = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
+        if (const auto* welcome = std::get_if<Welcome>(&message)) {
+          CHECK(welcome->job == static_cast<std::uint64_t>(number) + 1);
+          break;
+        }
+        const auto& action = std::get<ActionRequest>(message);
+        const auto trials = daemon.History().JobTrials(static_cast<std::uint64_t>(number) + 1);
+        CHECK(trials.back().id == action.id);
+        CHECK(trials.back().setting == action.setting);
+        CHECK(IsOpening(trials.back()));
+        actions.push_back(action.id);
+        trainer.Say(ActionReply{action.id, {AckStatus::kApplied, 0, ""}});
+      }
+      opened += actions.empty() ? 0 : 1;
+      trainer.Say(Bye{Outcome::kFailed, 0, 0, std::nullopt});
+    }
+  }
+  CHECK(opened > 2);
+  CHECK(opened < 18);
+  CHECK(Check(directory / "attune.db").empty());  // though no window has closed
+  std::filesystem::remove_all(directory);
+}
+
+TEST_CASE("a trainer that goes on before it is welcomed is welcomed then") {
+  const auto directory = TemporaryDirectory();
+  bool went_on = false;
+  {
+    const Running daemon(directory, "explore");
+    for (int number = 0; number < 20 && !went_on; ++number) {
+      Hello hello = test::SmallJob("run " + std::to_string(number));
+      Trainer trainer(daemon.Endpoint());
+      trainer.Say(hello);
+      const zmq::message_t frame = trainer.Receive();
+      const Message first = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
+      if (std::holds_alternative<Welcome>(first)) continue;
+      trainer.Say(test::HealthyStep(1, 5.0, hello.setting));
+      static_cast<void>(trainer.Hear<Welcome>());
+      went_on = true;
+    }
+  }
+  CHECK(went_on);
+  std::filesystem::remove_all(directory);
 }
 
 TEST_CASE("the longer a budget in steps, the fewer of the steps are measured") {

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "tests/agent/jobs.h"
@@ -87,6 +89,112 @@ TEST_CASE("a window of the budget makes one trial at its end, and the first is c
   CHECK(trials[4].step == 30);
   CHECK(trials[0].decider == "keep");
   CHECK(trials[0].acknowledgement.status == AckStatus::kNone);
+}
+
+// A job whose plan begins before the first step, with one head of each site.
+Hello OpeningJob() {
+  Hello hello = test::SmallJob();
+  hello.job.policy = "explore";
+  for (int number = 0; number < 1000; ++number) {
+    hello.job.key = "run " + std::to_string(number);
+    Bench bench(TenWindows(), hello);
+    const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
+    const auto& trial = std::get<Trial>(emission.records.front());
+    if (trial.why.starts_with("its plan: 0 of the heads from the first step")) return hello;
+  }
+  throw std::runtime_error("no plan begins before the first step");
+}
+
+ActionReply AppliedAt(std::uint64_t id, std::uint64_t step) {
+  return {id, {AckStatus::kApplied, step, ""}};
+}
+
+TEST_CASE("before the first step decisions follow each other until one keeps what there is") {
+  Bench bench(TenWindows(), OpeningJob());
+  std::vector<std::size_t> active;
+  while (bench.tracker.IsOpening()) {
+    REQUIRE(bench.tracker.Opens());
+    const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
+    const auto& trial = std::get<Trial>(emission.records.front());
+    CHECK(trial.step == 0);
+    CHECK(trial.window == 0);
+    CHECK(IsOpening(trial));
+    active.push_back(CountActive(trial.setting.active));
+    if (!emission.action) {
+      CHECK(trial.acknowledgement.status == AckStatus::kNone);
+      continue;
+    }
+    CHECK(emission.action->setting == trial.setting);
+    CHECK(emission.action->expires_step == 0);
+    CHECK_FALSE(bench.tracker.Opens());  // before the trainer has answered
+    CHECK(bench.tracker.Open(bench.chain, bench.trial_id).records.empty());
+    CHECK(bench.tracker.Take(AppliedAt(emission.action->id, 0)).records.size() == 1);
+    bench.setting = trial.setting;
+  }
+  CHECK(active == std::vector<std::size_t>{4, 2, 2});
+  // Its windows are those of any other job, and its first trial the first with a reward.
+  for (std::uint64_t step = 1; step <= 30; ++step) bench.Step(step, 5.0);
+  const auto trials = bench.Of<Trial>();
+  REQUIRE(trials.size() == 5);
+  CHECK(trials[0].id == 4);
+  CHECK(trials[0].window == 0);
+  CHECK(bench.Of<RewardRecord>().front().trial == 4);
+}
+
+TEST_CASE(
+    "once the trainer has gone on or refused, nothing more is decided before the first step") {
+  Bench bench(TenWindows(), OpeningJob());
+  const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
+  REQUIRE(emission.action);
+  SECTION("the trainer has gone on") {
+    bench.Step(1, 5.0);
+    CHECK_FALSE(bench.tracker.IsOpening());
+    CHECK(bench.tracker.IsPending(emission.action->id));
+  }
+  SECTION("it came too late") {
+    static_cast<void>(
+        bench.tracker.Take(ActionReply{emission.action->id, {AckStatus::kExpired, 1, ""}}));
+    CHECK_FALSE(bench.tracker.IsOpening());
+  }
+  SECTION("the trainer refused it") {
+    static_cast<void>(bench.tracker.Take(
+        ActionReply{emission.action->id, {AckStatus::kRejected, 0, "it cannot"}}));
+    CHECK_FALSE(bench.tracker.IsOpening());
+  }
+  CHECK(bench.tracker.Open(bench.chain, bench.trial_id).records.empty());
+}
+
+TEST_CASE("the change budget holds before the first step too") {
+  Options options = TenWindows();
+  options.change_budget = 0.25;
+  Bench bench(options, OpeningJob());
+  const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
+  REQUIRE(emission.action);
+  CHECK(CountActive(emission.action->setting.active) == 6);  // of 8, in one site
+}
+
+TEST_CASE("a job that goes on, and one whose policy goes by measurements, is not opened") {
+  Hello hello = OpeningJob();
+  SECTION("from a checkpoint") { hello.step = 10; }
+  SECTION("of keep") { hello.job.policy = "keep"; }
+  SECTION("of kmeans") { hello.job.policy = "kmeans"; }
+  SECTION("of a policy server") { hello.job.policy = "external"; }
+  SECTION("of a network that there is not") { hello.job.policy = "network"; }
+  Options options = TenWindows();
+  SECTION("that is frozen") { options.freeze = 1; }
+  Bench bench(options, hello);
+  CHECK(bench.tracker.Open(bench.chain, bench.trial_id).records.empty());
+  CHECK_FALSE(bench.tracker.IsOpening());
+  CHECK(bench.trial_id == 0);
+}
+
+TEST_CASE("a job picked up before its first step is not opened again") {
+  const Hello hello = OpeningJob();
+  Bench bench(TenWindows(), hello);
+  const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
+  Tracker next(1, hello, TenWindows(), 0, std::nullopt, {});
+  static_cast<void>(next.TakeUp({std::get<Trial>(emission.records.front())}, hello));
+  CHECK_FALSE(next.IsOpening());
 }
 
 TEST_CASE("rewards of a job sum to its first loss less its validation loss") {

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <variant>
 #include <vector>
 #include <zmq.hpp>
@@ -215,6 +216,31 @@ TEST_CASE("an action is applied between two steps and acknowledged with that ste
   const auto observation = run.Hear<Observation>(daemon);
   CHECK(observation.action == 77);
   CHECK(observation.active == Smaller().active);
+}
+
+TEST_CASE("what is decided before the first step is in force when it comes") {
+  Daemon daemon;
+  std::optional<Message> hello, reply;
+  std::jthread says([&](const std::stop_token& stop) {
+    while (!hello && !stop.stop_requested()) hello = daemon.Next();
+    if (hello) daemon.Say(ActionRequest{4, 16, Smaller()});
+    while (!reply && !stop.stop_requested()) reply = daemon.Next();
+    if (reply) daemon.Say(Welcome{1, 8, 5.0});
+  });
+  AttachOptions options = Options(&daemon);
+  options.fresh = true;
+  Run run(options);
+  says.request_stop();
+  says.join();
+  REQUIRE(hello);
+  REQUIRE(reply);
+  CHECK(run.handle.Current() == Smaller());
+  CHECK(std::get<Hello>(*hello).setting == Setting::Neutral(6));
+  CHECK(std::get<ActionReply>(*reply).id == 4);
+  CHECK(std::get<ActionReply>(*reply).acknowledgement.step == 0);
+  const auto observation = run.Hear<Observation>(daemon);
+  CHECK(observation.active == Smaller().active);
+  CHECK(observation.action == 4);
 }
 
 TEST_CASE("an action that cannot be used is rejected with the reason and changes nothing") {

@@ -17,6 +17,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <variant>
 #include <vector>
 #include <zmq.hpp>
@@ -205,6 +206,60 @@ TEST_CASE("a trainer introduces itself and learns how often to measure") {
   CHECK(pair.probe.Due(16));
   CHECK(pair.probe.Due(18));
   CHECK_FALSE(pair.probe.Due(24 + 1));
+}
+
+TEST_CASE("before its first step a trainer applies what comes before Welcome, and then goes on") {
+  Folder folder;
+  Router router(folder.Endpoint());
+  std::vector<Message> heard;
+  std::jthread daemon([&](const std::stop_token& stop) {
+    const auto hears = [&] {
+      std::optional<Message> message;
+      while (!message && !stop.stop_requested()) {
+        message = router.Receive(std::chrono::milliseconds(10));
+      }
+      if (message) heard.push_back(*message);
+      return message.has_value();
+    };
+    if (!hears()) return;
+    for (const std::uint64_t id : {7, 8}) {
+      router.Send(ActionRequest{id, 16, Scaled(static_cast<float>(id))});
+      if (!hears()) return;
+    }
+    router.Send(Welcome{1, 3, 5.0});
+    router.Send(ActionRequest{9, 16, Scaled(9)});  // of the steps that follow
+  });
+  Probe probe({.endpoint = folder.Endpoint()}, TestJob(), Scaled(1));
+  std::vector<std::uint64_t> actions;
+  while (const auto action = probe.Opening()) {
+    actions.push_back(action->id);
+    probe.Applied(*action, 0);
+  }
+  daemon.request_stop();
+  daemon.join();
+  if (actions.size() == 3) {  // it had come in together with Welcome
+    CHECK(actions.back() == 9);
+    actions.pop_back();
+  }
+  CHECK(actions == std::vector<std::uint64_t>{7, 8});
+  CHECK(probe.Due(18));  // every third step behind the first 16
+  REQUIRE(heard.size() == 3);
+  CHECK(std::get<Hello>(heard[0]).step == 0);
+  for (std::size_t i : {1, 2}) {
+    const auto& reply = std::get<ActionReply>(heard[i]);
+    CHECK(reply.id == 6 + i);
+    CHECK(reply.acknowledgement == Acknowledgement{AckStatus::kApplied, 0, ""});
+  }
+}
+
+TEST_CASE("a trainer whose daemon says nothing begins all the same") {
+  Folder folder;
+  std::optional<Router> router;
+  SECTION("because it is silent") { router.emplace(folder.Endpoint()); }
+  SECTION("because there is none") {}
+  Probe probe({.endpoint = folder.Endpoint(), .farewell_seconds = 0}, TestJob(), Scaled(1));
+  CHECK_FALSE(probe.Opening());
+  CHECK_FALSE(probe.Poll(1));
 }
 
 TEST_CASE("a Welcome without sense is not followed, and the trainer is told") {

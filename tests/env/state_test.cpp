@@ -105,6 +105,29 @@ TEST_CASE("the first window has no changes and no slope") {
   }
 }
 
+TEST_CASE("before the first step a token has the job and its setting, and nothing measured") {
+  JobSpec spec = ExampleSpec();
+  spec.learning_rate = 0.01;
+  spec.budget = {.kind = BudgetKind::kSteps, .amount = 1000};
+  Setting setting = Setting::Neutral(6);
+  setting.active[1] = 0;
+  const WindowReading nothing = Unmeasured(setting.active);
+  const State state = MakeState(spec, setting, nothing, nullptr, nothing);
+  CHECK(Feature(state, 0, "entropy") == 0.5F);
+  CHECK(Feature(state, 0, "active") == 1);
+  CHECK(Feature(state, 1, "active") == 0);
+  CHECK(Feature(state, 0, "active_share") == 0.75F);
+  CHECK(Feature(state, 0, "learning_rate") == Approx(-0.5));
+  CHECK(Feature(state, 0, "budget_steps") == Approx(0.75));
+  for (const char* name : {"progress", "loss", "loss_slope", "attention_share", "step_cost",
+                           "first_loss", "divergence", "largest_logit"}) {
+    CAPTURE(name);
+    CHECK(Feature(state, 0, name) == 0);
+  }
+  spec.budget.kind = BudgetKind::kCompute;  // how many steps it will hold is not known
+  CHECK(Feature(MakeState(spec, setting, nothing, nullptr, nothing), 0, "budget_steps") == 0);
+}
+
 TEST_CASE("a head that was switched shows no change") {
   const JobSpec spec = ExampleSpec();
   Observation before = ExampleObservation(spec.topology);

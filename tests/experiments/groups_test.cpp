@@ -157,16 +157,29 @@ TEST_CASE("towards where another run was a job takes the largest steps that do n
         std::vector{CountChange::kKeep, CountChange::kKeep});
 }
 
+Trial Of(std::uint32_t window, std::uint64_t step) {
+  Trial trial;
+  trial.window = window;
+  trial.step = step;
+  trial.action = Action::Keep(1, 1);
+  return trial;
+}
+
 TEST_CASE("in a window that a run was not asked in its decision before it stands") {
   Episode episode;
-  for (const std::uint32_t window : {2, 5}) {
-    Trial trial;
-    trial.window = window;
-    episode.trials.push_back(trial);
-  }
-  CHECK(TrialAt(episode, 0).window == 2);
-  CHECK(TrialAt(episode, 4).window == 2);
-  CHECK(TrialAt(episode, 9).window == 5);
+  episode.trials = {Of(2, 30), Of(5, 60)};
+  CHECK(TrialAt(episode, Of(0, 10))->window == 2);
+  CHECK(TrialAt(episode, Of(4, 50))->window == 2);
+  CHECK(TrialAt(episode, Of(9, 100))->window == 5);
+}
+
+TEST_CASE("before the first step a run stands where its last decision before it has led") {
+  Episode episode;
+  episode.trials = {Of(0, 10), Of(1, 20)};
+  CHECK(TrialAt(episode, Of(0, 0)) == nullptr);
+  episode.trials = {Of(0, 0), Of(0, 0), Of(0, 10), Of(1, 20)};
+  CHECK(TrialAt(episode, Of(0, 0)) == &episode.trials[1]);
+  CHECK(TrialAt(episode, Of(0, 12)) == &episode.trials[2]);
 }
 
 TEST_CASE("a greedy weight is by the next window's reward, in deviations of the group's") {

@@ -521,9 +521,10 @@ TEST_CASE("the same seed and samples lead to the same bits") {
 
 TEST_CASE("a snapshot decides like the original and does not follow it") {
   auto network = Trained(Willing());
-  network->SetProgress(300, 7);
+  network->SetProgress(300, 20, 7);
   const auto snapshot = network->Snapshot();
   CHECK(snapshot->Trials() == 300);
+  CHECK(snapshot->Openings() == 20);
   CHECK(snapshot->Version() == 7);
   const std::vector<Sample> samples = DrawnSamples(*network, 8, 12);
   const float before = network->Evaluate(samples[0]).log_probability;
@@ -535,7 +536,7 @@ TEST_CASE("a snapshot decides like the original and does not follow it") {
 
 TEST_CASE("a checkpoint brings back the same outputs and progress") {
   const auto network = Trained(Willing());
-  network->SetProgress(1234, 5);
+  network->SetProgress(1234, 60, 5);
   const std::filesystem::path path = TemporaryFile("checkpoint");
   network->Save(path);
   network->Save(path);  // over an older one
@@ -543,6 +544,7 @@ TEST_CASE("a checkpoint brings back the same outputs and progress") {
   const auto loaded = Network::Load(path, Willing());
   std::filesystem::remove(path);
   CHECK(loaded->Trials() == 1234);
+  CHECK(loaded->Openings() == 60);
   CHECK(loaded->Version() == 5);
   for (const Sample& sample : DrawnSamples(*network, 8, 13)) {
     const Network::Evaluation was = network->Evaluate(sample);
@@ -603,9 +605,9 @@ TEST_CASE("a network that is not fit declines and says why") {
   SECTION("too little experience") {
     options.least_trials = 256;
     Network network(options);
-    network.SetProgress(12, 1);
+    network.SetProgress(12, 0, 1);
     CHECK(DeclineOf(network, job) == "has learned from 12 trials, needs 256");
-    network.SetProgress(256, 1);
+    network.SetProgress(256, 0, 1);
     CHECK(MustDecide(network, job, random).policy_version == 1);
   }
   SECTION("an output that is not finite") {
@@ -621,6 +623,23 @@ TEST_CASE("a network that is not fit declines and says why") {
     CHECK_THAT(why, Catch::StartsWith("not sure enough of site 'site0': 0.3"));
     CHECK_THAT(why, Catch::EndsWith(", needs 0.50"));
   }
+}
+
+TEST_CASE("before a first step a network decides where it has learned from such decisions") {
+  std::mt19937_64 random(14);
+  Job job({4}, random);
+  Network network(Willing());
+  network.SetProgress(300, 0, 1);
+  const Verdict verdict = network.Open(job.View(), random);
+  REQUIRE(std::holds_alternative<Decline>(verdict));
+  CHECK(std::get<Decline>(verdict).why == "has learned from no decision before a first step");
+  network.SetProgress(300, 1, 1);
+  const Verdict unknown = network.Open(job.View(), random);
+  CHECK(std::get<Decline>(unknown).why == "the job does not say its learning rate");
+  job.spec.learning_rate = 0.01;
+  std::mt19937_64 same = random;
+  const auto opening = std::get<Decision>(network.Open(job.View(), random));
+  CHECK(opening.action == std::get<Decision>(network.Decide(job.View(), same)).action);
 }
 
 TEST_CASE("the reason of a decision names the sites that change") {

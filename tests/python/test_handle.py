@@ -3,12 +3,24 @@
 import gc
 import math
 import socket
+import sqlite3
+import threading
 import warnings
+from contextlib import closing
 
 import attune
 import pytest
 import torch
-from attune.protocol import AckStatus, ActionReply, ActionRequest, Bye, Hello, Observation, Welcome
+from attune.protocol import (
+    Acknowledgement,
+    AckStatus,
+    ActionReply,
+    ActionRequest,
+    Bye,
+    Hello,
+    Observation,
+    Welcome,
+)
 from attune.values import METRICS, Outcome, observation_fault
 from attuned import attuned, wait_until
 from daemon import PATIENCE_SECONDS, Router
@@ -92,6 +104,51 @@ def test_an_action_is_applied_between_two_steps_and_acknowledged(router):
     assert observation.active == wanted.active
     assert not any(observation.metrics[2 * len(METRICS) : 3 * len(METRICS)])
     handle.remove()
+
+
+def test_what_is_decided_before_the_first_step_is_in_force_in_it(router):
+    heard = []
+
+    def daemon():
+        heard.append(router.receive(1000 * PATIENCE_SECONDS))
+        if heard[0] is not None:
+            router.send(ActionRequest(5, 16, varied(heard[0].job.sites)))
+            heard.append(router.receive(1000 * PATIENCE_SECONDS))
+            router.send(Welcome(1, 2, 30.0))
+
+    speaker = threading.Thread(target=daemon)
+    speaker.start()
+    model = encoder()
+    handle = attached(model, fresh=True)
+    speaker.join()
+    wanted = varied(handle.sites)
+    assert handle.setting == wanted
+    hello, reply = heard
+    assert (hello.step, hello.setting == wanted) == (0, False)
+    assert reply == ActionReply(5, Acknowledgement(AckStatus.APPLIED, 0, ""))
+    observation = next_of(router, Observation, trainer(model, handle))
+    assert (observation.step, observation.action, observation.active) == (1, 5, wanted.active)
+    handle.remove()
+
+
+def test_the_daemon_opens_a_job_whose_weights_are_fresh_and_no_other(tmp_path, monkeypatch):
+    with attuned(tmp_path, "--policy", "explore") as endpoint:
+        monkeypatch.setenv("ATTUNE_ENDPOINT", endpoint)
+        for number in range(20):
+            for fresh in (True, False):
+                model = OwnModel()
+                handle = attached(
+                    model, name=f"fresh {fresh}", key=f"{number} {fresh}", fresh=fresh
+                )
+                train(model, handle, batch(), 2)
+                handle.remove()
+    with closing(sqlite3.connect(tmp_path / "attune.db")) as store:
+        [(name, trials)] = store.execute(
+            "SELECT name, count(*) FROM history_trials AS t JOIN history_jobs USING (job)"
+            " WHERE t.step = 0 AND active_heads < heads GROUP BY name"
+        ).fetchall()
+    assert name == "fresh True"
+    assert trials > 2
 
 
 def test_step_says_whether_the_setting_changed(router):

@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import threading
 import time
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from attune.protocol import (
     Welcome,
 )
 from attune.values import Observation, Outcome, Setting, floats
-from daemon import JOB, Pair, Router, observation, scaled
+from daemon import JOB, PATIENCE_SECONDS, Pair, Router, observation, scaled
 
 
 @pytest.fixture
@@ -40,6 +41,53 @@ def test_a_probe_without_an_endpoint_does_nothing():
     probe.finish(Outcome.FINISHED, 8, 1.0)
     assert probe.dropped == 0
     assert probe.take_error() is None
+
+
+def test_before_its_first_step_a_trainer_applies_what_comes_before_welcome(tmp_path):
+    endpoint = f"ipc://{tmp_path}/socket"
+    router = Router(endpoint)
+    heard = []
+
+    def daemon():
+        for answer in (
+            ActionRequest(7, 16, scaled(7)),
+            ActionRequest(8, 16, scaled(8)),
+            Welcome(1, 3, 5.0),
+        ):
+            message = router.receive(1000 * PATIENCE_SECONDS)
+            if message is None:
+                return
+            heard.append(message)
+            router.send(answer)
+
+    speaker = threading.Thread(target=daemon)
+    speaker.start()
+    probe = Probe(JOB, scaled(1), endpoint=endpoint)
+    actions = []
+    while (action := probe.opening()) is not None:
+        actions.append(action)
+        probe.applied(action, 0)
+    speaker.join()
+    assert [(action.id, action.setting) for action in actions] == [(7, scaled(7)), (8, scaled(8))]
+    assert heard[0].step == 0
+    assert heard[1:] == [
+        ActionReply(number, Acknowledgement(AckStatus.APPLIED, 0, "")) for number in (7, 8)
+    ]
+    assert probe.due(18)  # every third step behind the first 16
+    probe.finish(Outcome.FINISHED, 0, 0.0)
+    router.close()
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_trainer_whose_daemon_says_nothing_begins_all_the_same(tmp_path, silent):
+    endpoint = f"ipc://{tmp_path}/socket"
+    router = Router(endpoint) if silent else None
+    probe = Probe(JOB, scaled(1), endpoint=endpoint, farewell_seconds=0)
+    assert probe.opening() is None
+    assert probe.poll(1) is None
+    probe.finish(Outcome.FINISHED, 1, 0.0)
+    if router is not None:
+        router.close()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ class Handle:
         job: Callable[[tuple[Site, ...]], JobSpec],
         probe: Callable[[JobSpec, Setting], Probe],
         state: Mapping[str, Any] | None = None,
+        fresh: bool = False,
     ) -> None:
         self._tuned = TunedModel(model, adapters)
         try:
@@ -90,6 +91,8 @@ class Handle:
         self._warned: set[str] = set()
         self._finished = False
         self._removed = False
+        if fresh and self._step == 0:
+            self._open()
         self._arm()
 
     @property
@@ -262,6 +265,21 @@ class Handle:
         if fault:
             raise ValueError(f"the checkpoint's setting: {fault}")
 
+    def _open(self) -> None:
+        """Applies what the daemon decides before the first step.
+
+        Not with several ranks: what one of them was told the others would have to wait for, and the
+        model may not be on their devices yet.
+        """
+        try:
+            while not distributed.several():
+                action = self._probe.opening()
+                if action is None:
+                    break
+                self._answer(action)
+        except Exception as error:
+            self._warn(f"{type(error).__name__}: {error}; training goes on")
+
     def _report(self, loss_scale: float) -> bool:
         """What is due at a safe point; True where the setting changed."""
         if self._tuned.follow():
@@ -427,6 +445,7 @@ def attach(
     endpoint: str | None = None,
     adapters: Sequence[Adapter] | None = None,
     state: Mapping[str, Any] | None = None,
+    fresh: bool = False,
 ) -> Handle:
     """Finds the model's attention and lets the daemon tune it.
 
@@ -447,6 +466,11 @@ def attach(
         adapters: How attention is found (default: `attune.adapters.default()`).
         state: Of a run that is resumed, as `Handle.state_dict` gave it: the key unless one is
             given, the step, and the setting, which counts more than what the model's buffers say.
+        fresh: The weights are as they were drawn, trained by nobody: then this waits for what the
+            daemon decides before the first step, and applies it (half a second at most where there
+            is no daemon, a second more where there is one; not with several ranks). Without it the
+            daemon goes by what is measured, as it must where weights have something to lose. The
+            network decides there only where it is told the learning rate.
 
     Raises:
         ValueError: For a model without attention, an endpoint, name or budget that cannot be used,
@@ -482,4 +506,4 @@ def attach(
             keys=environment.get("ATTUNE_KEYS", ""),
         )
 
-    return Handle(model, default() if adapters is None else adapters, job, probe, state)
+    return Handle(model, default() if adapters is None else adapters, job, probe, state, fresh)

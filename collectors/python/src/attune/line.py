@@ -1,6 +1,7 @@
 """The trainer's side of the protocol's state machine, on a DEALER socket (PROTOCOL.md).
 
-Every call returns without waiting, `say_goodbye` apart; none raises once the line is made.
+Every call returns without waiting, but for `opening` and `say_goodbye`; none raises once the line
+is made.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ _MEASURE_EVERY_AT_FIRST = 8
 _HEARTBEAT_AT_FIRST = 5.0
 _MAX_HEARTBEAT_SECONDS = 3600.0
 _MAX_FAREWELL_SECONDS = 3600.0
+# A trainer waits so long before its first step for a daemon, and for its Welcome.
+_MEETING_SECONDS = 0.5
+_OPENING_SECONDS = 1.0
 # Heartbeats of silence after which the daemon counts as gone.
 _LIVENESS = 4
 # Messages taken in by one poll, so that a flood cannot hold the trainer.
@@ -67,6 +71,7 @@ class Line:
         self._introduced = False
         self._hello_old = False  # the one that was said has another setting
         self._hello_sent: float | None = None
+        self._opening_ends: float | None = None
         self._last_sent = now
         self._last_heartbeat = now
         self._heartbeat = _HEARTBEAT_AT_FIRST
@@ -88,6 +93,26 @@ class Line:
             self._socket.close(linger=0)
             self._context.term()
             raise
+
+    def opening(self) -> ActionRequest | None:
+        """What is to be applied before the first step, waited for until Welcome or time is over."""
+        if self._opening_ends is None:
+            self._opening_ends = time.monotonic() + _MEETING_SECONDS
+        while not self.closed and not self.met:
+            was_introduced = self._introduced
+            self._speak(time.monotonic())
+            if self._introduced and not was_introduced:
+                self._opening_ends = time.monotonic() + _OPENING_SECONDS
+            self._listen()
+            action = self._next_action()
+            if action is not None:
+                return action
+            left = math.ceil(1000 * (self._opening_ends - time.monotonic()))
+            if self.closed or self.met or left <= 0:
+                break
+            said = self._introduced and not self._replies
+            self._socket.poll(left, zmq.POLLIN if said else zmq.POLLIN | zmq.POLLOUT)
+        return None
 
     def observe(self, observation: Observation) -> None:
         """Sends the observation, or drops and counts it."""

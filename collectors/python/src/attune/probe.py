@@ -1,4 +1,4 @@
-"""A trainer's line to the daemon: never waits, never raises once it is made.
+"""A trainer's line to the daemon: waits before the first step alone, never raises once it is made.
 
 One DEALER socket. When the daemon is away, stopped or slow, observations are dropped and counted,
 and training goes on with its present setting. `collectors/PROTOCOL.md` has the rules that it
@@ -89,6 +89,16 @@ class Probe:
             return self._log.open and is_due(step, MEASURE_EVERY_AT_FIRST)
         line = self._live_line()
         return line is not None and is_due(step, line.measure_every)
+
+    def opening(self) -> ActionRequest | None:
+        """Before the first step, where nobody has trained the weights: what the daemon decides.
+
+        Says Hello and waits. To be called, and what it returns answered by `applied` or `rejected`
+        at step 0, until it returns None: that takes half a second where there is no daemon, and a
+        second more at most where there is one.
+        """
+        line = self._live_line()
+        return None if line is None else line.opening()
 
     def observe(self, observation: Observation) -> None:
         """Sends an observation, or drops and counts it; fills in `dropped` and `action`.

@@ -34,16 +34,20 @@ class AttuneCallback(TrainerCallback, ExportableState):
         policy: Who is to decide; empty: as the daemon is set.
         writer: A `SummaryWriter` that is told what was measured
             (`attune.integrations.tensorboard`).
+        fresh: Nobody has trained the model before its first `train()`: see `attune.attach`.
 
     Attributes:
         handle: The job while and after it trains; None before.
     """
 
-    def __init__(self, name: str = "job", policy: str = "", writer: Any = None) -> None:
+    def __init__(
+        self, name: str = "job", policy: str = "", writer: Any = None, fresh: bool = False
+    ) -> None:
         self.handle: Handle | None = None
         self._name = name
         self._policy = policy
         self._writer = writer
+        self._fresh = fresh
         self._losses = _Losses()
         self._loss_scale = 1.0  # as the step that runs has it
         self._validation_loss: float | None = None
@@ -75,7 +79,9 @@ class AttuneCallback(TrainerCallback, ExportableState):
             learning_rate=args.learning_rate,
             policy=self._policy,
             state=resumed,
+            fresh=self._fresh and state.global_step == 0,
         )
+        self._fresh = False
         self._losses.follow(model)
 
     def on_step_begin(

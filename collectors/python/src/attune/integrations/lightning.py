@@ -40,6 +40,7 @@ class AttuneCallback(Callback):
         validation_loss: Name of the logged metric that is the job's validation loss, in nats.
         writer: A `SummaryWriter` that is told what was measured
             (`attune.integrations.tensorboard`).
+        fresh: Nobody has trained the module before its first fit: see `attune.attach`.
 
     Attributes:
         handle: The job while and after it trains; None before.
@@ -53,6 +54,7 @@ class AttuneCallback(Callback):
         budget: Budget | None = None,
         validation_loss: str = "val_loss",
         writer: Any = None,
+        fresh: bool = False,
     ) -> None:
         self.handle: Handle | None = None
         self._name = name
@@ -61,6 +63,7 @@ class AttuneCallback(Callback):
         self._budget = budget
         self._metric = validation_loss
         self._writer = writer
+        self._fresh = fresh
         self._resumed: dict[str, Any] | None = None
         self._fits = False  # the checkpoint that is loaded is one to go on from
         self._losses: list[torch.Tensor] = []
@@ -97,7 +100,9 @@ class AttuneCallback(Callback):
             learning_rate=rate,
             policy=self._policy,
             state=resumed,
+            fresh=self._fresh and trainer.global_step == 0,
         )
+        self._fresh = False
         self._steps = trainer.global_step
         self._losses = []
 
