@@ -188,6 +188,53 @@ def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, l
     assert callback.handle.setting == attune.Setting.neutral(8)
 
 
+@pytest.fixture
+def told_fresh(monkeypatch):
+    """What `attach` was told of the weights, once a job."""
+    told = []
+    for module in (huggingface, in_lightning):
+
+        def attach(*arguments, attach=module.attach, **options):
+            told.append(options["fresh"])
+            return attach(*arguments, **options)
+
+        monkeypatch.setattr(module, "attach", attach)
+    return told
+
+
+def test_to_hugging_faces_callback_weights_are_fresh_before_they_were_trained(
+    tmp_path, log, told_fresh
+):
+    trainer = hugging_face(tmp_path, huggingface.AttuneCallback(fresh=True), steps=4, save_steps=2)
+    trainer.train()
+    trainer.train()  # the same model goes on
+    assert told_fresh == [True, False]
+    # From a checkpoint that knows nothing of attune.
+    plain = hugging_face(tmp_path / "plain", huggingface.TrainerCallback(), steps=4, save_steps=2)
+    plain.train()
+    resumed = hugging_face(
+        tmp_path / "plain", huggingface.AttuneCallback(fresh=True), steps=4, save_steps=2
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-2"))
+    assert told_fresh == [True, False, False]
+
+
+def test_to_lightnings_callback_weights_are_fresh_before_they_were_trained(
+    tmp_path, log, told_fresh
+):
+    trainer, _ = fit(tmp_path, lightning.Callback(), steps=2)
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    fit(tmp_path, in_lightning.AttuneCallback(fresh=True), steps=4)
+    fit(
+        tmp_path,
+        in_lightning.AttuneCallback(fresh=True),
+        steps=4,
+        checkpoint=tmp_path / "plain.ckpt",
+    )
+    fit(tmp_path, in_lightning.AttuneCallback(), steps=4)
+    assert told_fresh == [True, False, False]
+
+
 def test_the_lightning_callback_reports_the_job_from_hello_to_bye(tmp_path, log):
     trainer, module = fit(tmp_path, in_lightning.AttuneCallback(name="l"))
     hello, *observations, bye = log()
