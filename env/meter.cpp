@@ -25,6 +25,8 @@ namespace {
 // An observation stands for at least this much compute (seconds), so that clocks that stand still
 // leave equal weights.
 constexpr double kLeastWeight = 1e-9;
+// A job's first step that takes more than so many of the next ones has started something up.
+constexpr double kStartUp = 3;
 
 void RequireBaseline(const Baseline& baseline) {
   const auto& profile = baseline.profile;
@@ -105,6 +107,25 @@ void Meter::Clear() {
   difference_.assign(heads * kProfileBins, 0);
 }
 
+// What the process took to start up (a device's libraries, say) is no cost of a step: with it all
+// that follows would look cheap. `second` is the window's second observation, not added yet: a
+// first window of one observation shows no usual step to go by.
+void Meter::LeaveOutStartUp(const Observation& second) {
+  if (start_step_ != 0 || first_step_ != 1) return;  // only a job's very first step has one
+  const double first = last_compute_ - start_compute_;
+  const double usual = (second.compute_seconds - last_compute_) /
+                       static_cast<double>(std::max<std::uint64_t>(second.step, 2) - 1);
+  if (!(usual > 0) || first <= kStartUp * usual) return;
+  start_compute_ = last_compute_ - usual;
+  // So far there is one observation in the sums.
+  const double factor = std::max(usual, kLeastWeight) / total_weight_;
+  total_weight_ *= factor;
+  attention_ *= factor;
+  for (std::vector<float>* sums : {&weight_, &metrics_, &profile_, &difference_}) {
+    for (float& sum : *sums) sum *= static_cast<float>(factor);
+  }
+}
+
 ATTUNE_WIDEST_VECTORS
 void Meter::Add(const Observation& observation) {
   const std::size_t heads = weight_.size();
@@ -118,6 +139,7 @@ void Meter::Add(const Observation& observation) {
     // A job that was started anew from a checkpoint has spent less than the window before says.
     start_compute_ = last_compute_ = std::min(start_compute_, observation.compute_seconds);
   }
+  if (losses_.size() == 1) LeaveOutStartUp(observation);
   last_step_ = observation.step;
   const double w = std::max(observation.compute_seconds - last_compute_, kLeastWeight);
   last_compute_ = observation.compute_seconds;

@@ -23,7 +23,8 @@ struct WindowReading {
   std::uint64_t first_step = 0;  // the one after the last step of the window before
   std::uint64_t last_step = 0;   // of its last observation
   std::size_t observations = 0;
-  double start_compute = 0;  // compute_seconds of the job when the window began
+  double start_compute = 0;  // compute_seconds of the job when the window began; in a job's first
+                             // window without what the process took to start up in its first step
   double end_compute = 0;    // ... and at its last observation
   double loss = 0;           // smoothed loss at the end: mean over the window's second half
   double loss_noise = 0;     // standard error of that mean
@@ -67,6 +68,7 @@ class Meter {
 
  private:
   void Clear();
+  void LeaveOutStartUp(const Observation& second);
 
   Baseline baseline_;
   std::vector<float> inverse_baseline_;  // [heads × kProfileBins]

@@ -144,6 +144,39 @@ TEST_CASE("a window begins where the one before ended") {
   CHECK(reading.end_compute == 5);
 }
 
+TEST_CASE("what a job's first step took to start up is no cost of a step") {
+  const double first_seconds = GENERATE(2.9, 100.0);
+  Meter meter(UniformBaseline(6));
+  Observation observation = ExampleObservation(ExampleTopology());
+  for (const std::uint64_t step : {1, 2, 4}) {
+    observation.step = step;
+    observation.compute_seconds = first_seconds + static_cast<double>(step - 1);
+    observation.attention_share = step == 1 ? 0.8F : 0.2F;
+    meter.Add(observation);
+  }
+  const WindowReading reading = meter.Close();
+  CHECK(reading.first_step == 1);
+  CHECK(reading.end_compute == first_seconds + 3);
+  if (first_seconds < 3) {  // a slow step, as the first one often is
+    CHECK(reading.start_compute == 0);
+    CHECK(reading.attention_share == Approx((2.9 * 0.8 + 3 * 0.2) / 5.9));
+  } else {
+    CHECK(reading.start_compute == first_seconds - 1);  // four steps of a second each
+    CHECK(reading.attention_share == Approx((0.8 + 3 * 0.2) / 4));
+  }
+}
+
+TEST_CASE("a later window's first step is a step as any other") {
+  Meter meter(UniformBaseline(6), 10, 5);
+  Observation observation = ExampleObservation(ExampleTopology());
+  for (const std::uint64_t step : {11, 12}) {
+    observation.step = step;
+    observation.compute_seconds = 100 + static_cast<double>(step);
+    meter.Add(observation);
+  }
+  CHECK(meter.Close().start_compute == 5);
+}
+
 TEST_CASE("a meter that joins late counts only what it saw") {
   Observation first = ExampleObservation(ExampleTopology());
   first.step = 1010;
