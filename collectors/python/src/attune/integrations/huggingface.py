@@ -67,6 +67,9 @@ class AttuneCallback(TrainerCallback, ExportableState):
         self._validation_loss = None
         states: Any = state.stateful_callbacks  # by class; a list where there are several of it
         saved = (states or {}).get(type(self).__name__) or {}
+        if states is not None and not saved:
+            # The Trainer of a checkpoint without this callback would miss it when it saves.
+            states[type(self).__name__] = {}
         if isinstance(saved, list):
             saved = saved[0]
         # A Trainer that begins has asked its callbacks for their states, the job before included.
