@@ -127,6 +127,11 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
   std::uint64_t answered = 0;      // the step at which the last action was
   for (const Trial& trial : trials) {
     const bool is_judged = trial.decider != "governor" && trial.decider != "hand";
+    if (attune::IsOpening(
+            trial)) {  // nothing was measured before it that it could be compared with
+      if (trial.acknowledgement.status == AckStatus::kApplied) setting = trial.setting;
+      continue;
+    }
     if (trial.decider == "governor") {
       governor_.TakeBack(trial.window);
     } else if (trial.decider != "hand" && answered <= trial.step) {  // else it was not asked
@@ -477,7 +482,8 @@ Emission Tracker::Take(const ActionReply& reply) {
   }
   if (!pending_ || pending_->id != reply.id) return emission;  // of an earlier life, or said twice
   emission.records.emplace_back(AcknowledgementRecord{reply.id, reply.acknowledgement});
-  if (reply.acknowledgement.status != AckStatus::kApplied || trials_ == kMostOpenings) {
+  if (reply.acknowledgement.status != AckStatus::kApplied || reply.acknowledgement.step > 0 ||
+      trials_ == kMostOpenings) {
     opening_ = false;
   }
   if (reply.acknowledgement.status == AckStatus::kApplied) {

@@ -19,6 +19,8 @@ std::string_view Name(AckStatus status) {
   return "unknown";
 }
 
-bool IsOpening(const Trial& trial) { return trial.step == 0 && trial.action.has_value(); }
+bool IsOpening(const Trial& trial) {
+  return trial.step == 0 && trial.decider != "hand" && trial.decider != "governor";
+}
 
 }  // namespace attune

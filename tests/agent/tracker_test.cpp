@@ -156,6 +156,10 @@ TEST_CASE(
         bench.tracker.Take(ActionReply{emission.action->id, {AckStatus::kExpired, 1, ""}}));
     CHECK_FALSE(bench.tracker.IsOpening());
   }
+  SECTION("it was applied behind that step all the same") {
+    static_cast<void>(bench.tracker.Take(AppliedAt(emission.action->id, 1)));
+    CHECK_FALSE(bench.tracker.IsOpening());
+  }
   SECTION("the trainer refused it") {
     static_cast<void>(bench.tracker.Take(
         ActionReply{emission.action->id, {AckStatus::kRejected, 0, "it cannot"}}));
@@ -171,6 +175,7 @@ TEST_CASE("the change budget holds before the first step too") {
   const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
   REQUIRE(emission.action);
   CHECK(CountActive(emission.action->setting.active) == 6);  // of 8, in one site
+  CHECK(IsOpening(std::get<Trial>(emission.records.front())));
 }
 
 TEST_CASE("a job that goes on, and one whose policy goes by measurements, is not opened") {

@@ -1,10 +1,16 @@
 // Groups of jobs that were tuned in several ways: what each way was worth.
 #include "experiments/groups.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "env/meter.h"
 #include "tests/catch.hpp"
 
 namespace attune::test {
@@ -162,6 +168,7 @@ Trial Of(std::uint32_t window, std::uint64_t step) {
   trial.window = window;
   trial.step = step;
   trial.action = Action::Keep(1, 1);
+  trial.decider = "explore";
   return trial;
 }
 
@@ -180,6 +187,115 @@ TEST_CASE("before the first step a run stands where its last decision before it 
   episode.trials = {Of(0, 0), Of(0, 0), Of(0, 10), Of(1, 20)};
   CHECK(TrialAt(episode, Of(0, 0)) == &episode.trials[1]);
   CHECK(TrialAt(episode, Of(0, 12)) == &episode.trials[2]);
+}
+
+// A history of one job, of one site of eight heads, under several plans.
+class History {
+ public:
+  History() : path_(Path()), store_(path_, Store::Mode::kReadWrite) {}
+  ~History() { std::filesystem::remove_all(path_.parent_path()); }
+  History(const History&) = delete;
+  History& operator=(const History&) = delete;
+
+  // `active` heads behind each decision, the first `openings` of which are before the first step
+  // and have this answer.
+  void Add(const std::string& policy, const std::vector<std::size_t>& active,
+           std::size_t openings = 0, const Acknowledgement& answer = {AckStatus::kApplied, 0, ""}) {
+    JobRecord job;
+    job.id = ++jobs_;
+    job.spec.key = "run " + std::to_string(jobs_);
+    job.spec.name = "job";
+    job.spec.topology.sites = {{.name = "site", .heads = 8, .head_width = 8, .context = 32}};
+    job.spec.budget = {.kind = BudgetKind::kCompute, .amount = 100};
+    job.spec.policy = policy;
+    job.outcome = Outcome::kFinished;
+    job.steps = 100;
+    job.compute_seconds = 100;
+    job.validation_loss = 2;
+    store_.Put(job);
+    Setting setting = Setting::Neutral(8);
+    for (std::size_t i = 0; i < active.size(); ++i) {
+      Trial trial;
+      trial.id = ++trials_;
+      trial.job = job.id;
+      trial.step = i < openings ? 0 : 10 * (i + 1 - openings);
+      trial.window = i < openings ? 0 : static_cast<std::uint32_t>(i - openings);
+      WindowReading reading = Unmeasured(setting.active);
+      reading.end_compute = static_cast<double>(trial.step);
+      trial.state = MakeState(job.spec, setting, reading, nullptr, reading);
+      trial.mask = MaskOf(job.spec.topology, setting);
+      trial.action = Action::Keep(8, 1);
+      trial.decider = policy;
+      setting.active.assign(8, 0);
+      std::fill_n(setting.active.begin(), active[i], std::uint8_t{1});
+      trial.setting = setting;
+      if (trial.step == 0) trial.acknowledgement = answer;
+      store_.Put(trial);
+    }
+  }
+
+  [[nodiscard]] Group Read() const {
+    auto groups = ReadGroups({path_.string()});
+    REQUIRE(groups.size() == 1);
+    return groups.begin()->second;
+  }
+
+ private:
+  static std::filesystem::path Path() {
+    std::string name = (std::filesystem::temp_directory_path() / "attune-groups-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
+    return std::filesystem::path(name) / "attune.db";
+  }
+
+  std::filesystem::path path_;
+  Store store_;
+  std::uint64_t jobs_ = 0;
+  std::uint64_t trials_ = 0;
+};
+
+TEST_CASE("a plan tells what was done before the first step from what was done behind it") {
+  History history;
+  history.Add("keep", {8, 8});
+  history.Add("explore", {4, 2, 2, 2}, 2);  // a quarter of the heads from the first step on
+  history.Add("explore", {2, 2});           // and from the first window on
+  const Group group = history.Read();
+  REQUIRE(group.episodes.size() == 3);
+  std::vector<double> alone, opened, later;
+  for (const Episode& episode : group.episodes) {
+    const bool is_opened = std::ranges::any_of(episode.trials, IsOpening);
+    std::vector<double>& plan = is_opened                           ? opened
+                                : episode.job.spec.policy == "keep" ? alone
+                                                                    : later;
+    plan = episode.plan;
+  }
+  CHECK(alone == std::vector<double>(alone.size(), 0.0));
+  CHECK(opened.back() == 2);  // halvings
+  CHECK(later.back() == 0);
+  opened.pop_back();
+  later.pop_back();
+  CHECK(opened == later);
+  CHECK(later.front() == 2);
+}
+
+TEST_CASE("a decision before the first step that came too late is no lesson") {
+  History history;
+  const Acknowledgement late = GENERATE(Acknowledgement{AckStatus::kExpired, 3, ""},
+                                        Acknowledgement{AckStatus::kApplied, 3, ""});
+  history.Add("explore", {4, 4, 4}, 1, late);
+  const Group group = history.Read();
+  CHECK(group.episodes.at(0).trials.size() == 2);
+  CHECK(group.episodes.at(0).plan.back() == 0);
+}
+
+TEST_CASE("a job's traits are those of the runs to which nothing was done before they were seen") {
+  History history;
+  history.Add("explore", {1, 1}, 1);
+  const std::vector<double> of_one_head = history.Read().job;
+  history.Add("keep", {8, 8});
+  const std::vector<double> of_all = history.Read().job;
+  CHECK(of_one_head != of_all);  // a head that is not active reads as one without entropy
+  history.Add("explore", {2, 2}, 1);
+  CHECK(history.Read().job == of_all);
 }
 
 TEST_CASE("a greedy weight is by the next window's reward, in deviations of the group's") {
