@@ -18,8 +18,8 @@ double ProcessorSeconds();
 // by how fast that was. One second of this clock is 390 such steps, about a processor second of an
 // Intel Xeon at 2.5 GHz that nothing disturbs. What slows the machine for less than half a second
 // is not seen, and a third program on two cores slows the small step more than a job's, by 3 to 11
-// % (policies/network.md): what is compared runs under the same load. The timing itself (5 % of the
-// time) does not count. For one thread.
+// % (policies/network_history.md): what is compared runs under the same load. The timing itself (5
+// % of the time) does not count. For one thread.
 class ReferenceClock {
  public:
   // Throws std::runtime_error where the processor's time cannot be read.

@@ -147,7 +147,7 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
         }
         if (group->alone < least) continue;
         // In early states the plans count once for each, and so does this. To bring back the heads
-        // that had been removed was worse than either (policies/network.md).
+        // that had been removed was worse than either (policies/network_history.md).
         const double alone = group->alone / (early ? 1 : untouched[trial.window]);
         if (early || IsUntouched(trial)) {
           add(trial, kept, alone, value);

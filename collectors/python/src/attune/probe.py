@@ -1,4 +1,4 @@
-"""A trainer's line to the daemon: waits before the first step alone, never raises once it is made.
+"""A trainer's line to the daemon: waits before the first step and at the end alone, never raises.
 
 One DEALER socket. When the daemon is away, stopped or slow, observations are dropped and counted,
 and training goes on with its present setting. `collectors/PROTOCOL.md` has the rules that it
