@@ -36,6 +36,18 @@ void RequireBaseline(const Baseline& baseline) {
   }
 }
 
+// All numbers 0.
+WindowReading OfHeads(std::size_t heads) {
+  WindowReading reading;
+  reading.metrics.resize(heads * kMetrics);
+  reading.profile.resize(heads * kProfileBins);
+  reading.mean.resize(heads);
+  reading.deviation.resize(heads);
+  reading.difference.resize(heads);
+  reading.divergence.resize(heads);
+  return reading;
+}
+
 std::span<const float> ProfileOf(std::span<const float> profiles, std::size_t head) {
   return profiles.subspan(head * kProfileBins, kProfileBins);
 }
@@ -64,14 +76,8 @@ float JensenShannon(std::span<const float> a, std::span<const float> b) {
 
 WindowReading Unmeasured(std::span<const std::uint8_t> active) {
   const std::size_t heads = active.size();
-  WindowReading reading;
+  WindowReading reading = OfHeads(heads);
   reading.active.assign(active.begin(), active.end());
-  reading.metrics.resize(heads * kMetrics);
-  reading.profile.resize(heads * kProfileBins);
-  reading.mean.resize(heads);
-  reading.deviation.resize(heads);
-  reading.difference.resize(heads);
-  reading.divergence.resize(heads);
   for (std::size_t head = 0; head < heads; ++head) {
     if (active[head] == 0) continue;
     const auto metrics = std::span(reading.metrics).subspan(head * kMetrics, kMetrics);
@@ -164,19 +170,13 @@ WindowReading Meter::Close() {
   if (losses_.empty()) throw std::logic_error("meter: the window has no observation");
   const std::size_t heads = weight_.size();
 
-  WindowReading reading;
+  WindowReading reading = OfHeads(heads);
   reading.first_step = std::min(start_step_ + 1, first_step_);
   reading.last_step = last_step_;
   reading.observations = losses_.size();
   reading.start_compute = start_compute_;
   reading.end_compute = last_compute_;
   reading.active = active_;
-  reading.metrics.resize(heads * kMetrics);
-  reading.profile.resize(heads * kProfileBins);
-  reading.mean.resize(heads);
-  reading.deviation.resize(heads);
-  reading.difference.resize(heads);
-  reading.divergence.resize(heads);
   reading.attention_share = attention_ / total_weight_;
 
   const auto tail = std::span(losses_).subspan(losses_.size() / 2);
