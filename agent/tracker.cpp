@@ -127,8 +127,8 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
   std::uint64_t answered = 0;      // the step at which the last action was
   for (const Trial& trial : trials) {
     const bool is_judged = trial.decider != "governor" && trial.decider != "hand";
-    if (attune::IsOpening(
-            trial)) {  // nothing was measured before it that it could be compared with
+    if (attune::IsOpening(trial)) {
+      // Nothing was measured before it that it could be compared with.
       if (trial.acknowledgement.status == AckStatus::kApplied) setting = trial.setting;
       continue;
     }

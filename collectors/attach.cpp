@@ -15,6 +15,7 @@
 #include <string_view>
 #include <utility>
 
+#include "env/meter.h"
 #include "env/observation.h"
 #include "env/topology.h"
 
@@ -129,12 +130,10 @@ SiteSet FindSites(torch::nn::Module& model) {
 // Of each head what was measured when it was last active; of one that never was, what gives no
 // reason to act.
 struct LastMeasured {
-  explicit LastMeasured(std::size_t heads)
-      : metrics(heads * kMetrics, 0.0F), profile(heads * kProfileBins, 1.0F / kProfileBins) {
-    for (std::size_t head = 0; head < heads; ++head) {
-      metrics[head * kMetrics + static_cast<std::size_t>(Metric::kEntropy)] = 0.5F;
-      metrics[head * kMetrics + static_cast<std::size_t>(Metric::kOutputNorm)] = 1.0F;
-    }
+  explicit LastMeasured(std::size_t heads) {
+    WindowReading nothing = Unmeasured(std::vector<std::uint8_t>(heads, 1));
+    metrics = std::move(nothing.metrics);
+    profile = std::move(nothing.profile);
   }
 
   // `part`: of a site whose heads begin at `first` of the job's. Returns whether all numbers were
