@@ -53,27 +53,37 @@ void WriteReports(const Folder& folder) {
   }
 }
 
+// Of an option that takes several, with commas; none where it is not there.
+std::vector<std::string> Words(const Arguments& arguments, const char* option) {
+  std::vector<std::string> words;
+  if (!arguments.Has(option)) return words;
+  std::istringstream list(arguments.Get<std::string>(option));
+  for (std::string word; std::getline(list, word, ',');) words.push_back(word);
+  return words;
+}
+
 int RunOn(const Folder& folder, const Arguments& arguments) {
   sweep::RunnerOptions options;
   if (arguments.Get<std::string>("executor") == "slurm")
     options.executor = sweep::ExecutorKind::kSlurm;
   options.parallel = arguments.Get<std::uint64_t>("parallel");
   options.retry_failed = arguments.Has("failed");
-  if (arguments.Has("policies")) {
-    std::istringstream list(arguments.Get<std::string>("policies"));
-    for (std::string policy; std::getline(list, policy, ',');) options.policies.push_back(policy);
-  }
-  if (arguments.Has("seeds")) {
-    std::istringstream list(arguments.Get<std::string>("seeds"));
-    for (std::string word; std::getline(list, word, ',');) {
-      std::uint64_t seed = 0;
-      const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), seed);
-      if (error != std::errc() || end != word.data() + word.size()) {
-        throw UsageError(
-            fmt::format("--seeds: '{}' is no seed; use whole numbers with commas", word));
-      }
-      options.seeds.push_back(seed);
+  options.policies = Words(arguments, "policies");
+  for (const std::string& word : Words(arguments, "seeds")) {
+    std::uint64_t seed = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), seed);
+    if (error != std::errc() || end != word.data() + word.size()) {
+      throw UsageError(
+          fmt::format("--seeds: '{}' is no seed; use whole numbers with commas", word));
     }
+    options.seeds.push_back(seed);
+  }
+  for (const std::string& word : Words(arguments, "only")) {
+    const std::size_t equals = word.find('=');
+    if (equals == std::string::npos) {
+      throw UsageError(fmt::format("--only: '{}' is no PARAMETER=VALUE", word));
+    }
+    options.parameters[word.substr(0, equals)].push_back(word.substr(equals + 1));
   }
   const std::string name = folder.Path().filename();
   const sweep::Progress progress = sweep::RunSweep(folder, options);

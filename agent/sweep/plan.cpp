@@ -57,11 +57,6 @@ json Stretch(const Range& range, double unit) {
   return static_cast<std::int64_t>(std::min(value, range.high));
 }
 
-// A value as a word of a command: texts as they are, numbers in their shortest exact form.
-std::string Word(const json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
 Run MakeRun(const Spec& spec, std::uint64_t id, const json& parameters, const std::string& policy,
             std::uint64_t seed) {
   Run run{id, parameters, policy, seed, {}, {}};
@@ -70,7 +65,7 @@ Run MakeRun(const Spec& spec, std::uint64_t id, const json& parameters, const st
     if (name == "run") return std::to_string(id);
     if (name == "policy") return policy;
     if (name == "directory") return "{directory}";  // known to the task alone
-    return Word(parameters.at(name));
+    return CommandWord(parameters.at(name));
   };
   for (const std::string& word : spec.command) run.command.push_back(Fill(word, value));
   for (const auto& [name, text] : spec.environment) run.environment[name] = Fill(text, value);
@@ -97,12 +92,16 @@ std::string Run::Group() const {
   return json{{"parameters", parameters}, {"policy", policy}}.dump();
 }
 
+std::string CommandWord(const json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 std::string Run::Describe() const {
   std::string text;
   for (const auto& [name, value] : parameters.items()) {
     text += fmt::format(
         "{} {}, ", name,
-        value.is_number_float() ? fmt::format("{:.4g}", value.get<double>()) : Word(value));
+        value.is_number_float() ? fmt::format("{:.4g}", value.get<double>()) : CommandWord(value));
   }
   return fmt::format("{}policy {}, seed {}", text, policy, seed);
 }

@@ -43,6 +43,9 @@ struct Run {
   [[nodiscard]] std::string Describe() const;
 };
 
+// A value as a word of a command: texts as they are, numbers in their shortest exact form.
+[[nodiscard]] std::string CommandWord(const nlohmann::json& value);
+
 // Every combination of cases, grid values, draws, seeds and policies, the untuned one first. The
 // same file gives the same runs in the same order. Throws SweepError if there are too many.
 [[nodiscard]] std::vector<Run> PlanRuns(const Spec& spec);

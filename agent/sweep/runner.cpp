@@ -142,6 +142,38 @@ bool IsAmong(const std::vector<Value>& part, const Value& value) {
   return part.empty() || std::ranges::find(part, value) != part.end();
 }
 
+bool Has(const Run& run, const std::string& parameter, const std::vector<std::string>& values) {
+  const auto own = run.parameters.find(parameter);
+  return own != run.parameters.end() && IsAmong(values, CommandWord(*own));
+}
+
+bool Asks(const RunnerOptions& options, const Run& run) {
+  return IsAmong(options.policies, run.policy) && IsAmong(options.seeds, run.seed) &&
+         std::ranges::all_of(options.parameters, [&](const auto& parameter) {
+           return Has(run, parameter.first, parameter.second);
+         });
+}
+
+void RequireOwn(const RunnerOptions& options, const std::vector<Run>& runs) {
+  for (const std::string& policy : options.policies) {
+    if (std::ranges::find(runs, policy, &Run::policy) == runs.end()) {
+      throw SweepError(fmt::format("the sweep has no run of policy '{}'", policy));
+    }
+  }
+  for (const std::uint64_t seed : options.seeds) {
+    if (std::ranges::find(runs, seed, &Run::seed) == runs.end()) {
+      throw SweepError(fmt::format("the sweep has no run of seed {}", seed));
+    }
+  }
+  for (const auto& [name, values] : options.parameters) {
+    for (const std::string& value : values) {
+      if (std::ranges::none_of(runs, [&](const Run& run) { return Has(run, name, {value}); })) {
+        throw SweepError(fmt::format("the sweep has no run with {} = {}", name, value));
+      }
+    }
+  }
+}
+
 double Spent(const Folder& folder, const std::vector<Run>& runs) {
   double seconds = 0;
   for (const Run& run : runs) {
@@ -156,7 +188,7 @@ Progress Count(const Folder& folder, const RunnerOptions& options) {
   Progress progress;
   for (const Run& run : folder.ReadRuns()) {
     const auto outcome = folder.ReadOutcome(run.id);
-    if (!IsAmong(options.policies, run.policy) || !IsAmong(options.seeds, run.seed)) {
+    if (!Asks(options, run)) {
       progress.not_asked += outcome ? 0 : 1;
       continue;
     }
@@ -179,20 +211,11 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   Spec spec = folder.ReadSpec();
   if (options.parallel > 0) spec.limits.parallel = options.parallel;
   const std::vector<Run> runs = folder.ReadRuns();
-  for (const std::string& policy : options.policies) {
-    if (std::ranges::find(runs, policy, &Run::policy) == runs.end()) {
-      throw SweepError(fmt::format("the sweep has no run of policy '{}'", policy));
-    }
-  }
-  for (const std::uint64_t seed : options.seeds) {
-    if (std::ranges::find(runs, seed, &Run::seed) == runs.end()) {
-      throw SweepError(fmt::format("the sweep has no run of seed {}", seed));
-    }
-  }
+  RequireOwn(options, runs);
   std::deque<const Run*> missing;
   std::size_t wanted = 0;
   for (const Run& run : runs) {
-    if (!IsAmong(options.policies, run.policy) || !IsAmong(options.seeds, run.seed)) continue;
+    if (!Asks(options, run)) continue;
     ++wanted;
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && options.retry_failed && IsFailure(*outcome)) {

@@ -82,6 +82,27 @@ TEST_CASE("a sweep can be done policy by policy, and says what it has left") {
   CHECK(work.Begun().size() == 4);
 }
 
+TEST_CASE("a sweep can be done for some values of its parameters") {
+  const Workplace work;
+  const std::string file =
+      work.File("parts", kQuick,
+                "[parameters]\na = [1, 2, 3]\nb = ['x', 'y']\npolicy = ['untuned']\n"
+                "[environment]\nB = '{b}'\n");
+  const Ended first = work.Sweep({"run", file, "--only", "a=1,a=3,b=y"});
+  CHECK(first.status == 0);
+  CHECK_THAT(first.err, Contains("4 more runs are not done, and were not asked for"));
+  CHECK(work.Begun() == std::vector<std::string>{"2", "6"});
+  const auto [only, why] =
+      GENERATE(table<std::string, std::string>({{"b=z", "no run with b = z"},
+                                                {"c=1", "no run with c = 1"},
+                                                {"a", "--only: 'a' is no PARAMETER=VALUE"}}));
+  const Ended unknown = work.Sweep({"resume", "parts", "--only", only});
+  CHECK(unknown.status == 2);
+  CHECK_THAT(unknown.err, Contains(why));
+  CHECK(work.Sweep({"resume", "parts"}).status == 0);
+  CHECK(work.Begun().size() == 6);
+}
+
 TEST_CASE("a report says with what a sweep was gone on with, where that was anything else") {
   const Workplace work;
   const std::string file = work.File(
