@@ -61,22 +61,17 @@ Removal RemovalOf(const Trial& trial) {
 }
 
 // What was done, on average over each third of the budget: halvings of the heads, share of the
-// heads that was removed, logits sharpened and softened (log2); then halvings of the heads before
-// the first step. All 0 where nothing was done.
+// heads that was removed, logits sharpened and softened (log2); then halvings of the heads and of
+// their logits before the first step. All 0 where nothing was done.
 std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
   constexpr std::size_t kThirds = 3;
   constexpr std::size_t kKinds = 4;
   std::array<std::array<double, kKinds>, kThirds> sums{};
   std::array<double, kThirds> windows{};
-  double opening = 0;
+  double fewer = 0;
+  double softer = 0;
   for (const Trial& trial : trials) {
     const Removal removal = RemovalOf(trial);
-    if (IsOpening(trial)) {
-      opening = removal.halvings;
-      continue;
-    }
-    const double progress = trial.state.At(0, TokenFeature("progress"));
-    const auto third = std::min(static_cast<std::size_t>(progress * kThirds), kThirds - 1);
     std::array<double, kKinds> done = {removal.halvings, removal.share, 0, 0};
     const auto active = static_cast<double>(CountActive(trial.setting.active));
     for (std::size_t head = 0; head < trial.state.Heads(); ++head) {
@@ -84,6 +79,13 @@ std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
       const double scale = std::log2(trial.setting.scale[head]);
       done[scale > 0 ? 2 : 3] += std::abs(scale) / active;
     }
+    if (IsOpening(trial)) {
+      fewer = removal.halvings;
+      softer = done[3];
+      continue;
+    }
+    const double progress = trial.state.At(0, TokenFeature("progress"));
+    const auto third = std::min(static_cast<std::size_t>(progress * kThirds), kThirds - 1);
     for (std::size_t kind = 0; kind < kKinds; ++kind) sums[third][kind] += done[kind];
     ++windows[third];
   }
@@ -92,7 +94,8 @@ std::vector<double> PlanTraits(const std::vector<Trial>& trials) {
     for (double& sum : sums[third]) sum /= std::max(windows[third], 1.0);
     traits.insert(traits.end(), sums[third].begin(), sums[third].end());
   }
-  traits.push_back(opening);
+  traits.push_back(fewer);
+  traits.push_back(softer);
   return traits;
 }
 

@@ -139,7 +139,7 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
             const Trial* const then = TrialAt(plan, trial);
             // Before the first step heads are taken out, never brought back.
             const bool keeps =
-                then == nullptr || (IsOpening(trial) && CountActive(then->setting.active) >=
+                then == nullptr || (IsOpening(trial) && CountActive(then->setting.active) >
                                                             CountActive(trial.state.Active()));
             add(trial, keeps ? kept : Towards(trial, then->setting, then->action->score), weight,
                 value);

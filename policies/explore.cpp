@@ -3,8 +3,9 @@
 // What a policy does pays over many windows, and drawing every window anew hardly ever comes upon a
 // plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether,
 // when and how fast it grows again, whether scales are tuned, and whether heads that were born
-// sharp are cooled at once. Some plans begin before the first step. Heads are chosen, and sick ones
-// treated, as kmeans does; before the first step all are alike.
+// sharp are cooled at once. Some plans begin before the first step, and some of those with logits a
+// quarter as large: with too high a rate they run away. Heads are chosen, and sick ones treated, as
+// kmeans does; before the first step all are alike.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -27,7 +28,8 @@ constexpr double kGrowing = 0.2;                       // of the other plans
 // the first step on a cure for too high a learning rate (policies/network.md).
 constexpr double kByQuarters = 0.35;  // of the plans
 constexpr double kOpening = 0.5;      // of the other plans
-constexpr double kScaling = 0.5;      // of the plans
+constexpr double kCold = 0.5;         // of those that begin before the first step
+constexpr double kScaling = 0.5;      // of the plans that are not cold
 constexpr double kCooling = 0.6;      // of those
 // Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
 // jobs as much as it gained.
@@ -39,6 +41,7 @@ constexpr float kBornSharpEntropy = 0.6F;
 
 struct Plan {
   bool opening = false;      // begins before the first step
+  bool cold = false;         // with logits a quarter as large, which stay so
   double share = 1;          // of a site's heads
   double growth_begins = 2;  // of the budget; above 1: never
   double growth_pace = 0;    // of the budget from doubling to doubling; 0: at once
@@ -81,8 +84,9 @@ Plan PlanOf(const JobSpec& job) {
       plan.grown_share = in_steps ? 1 : std::max(pick(kShares), plan.share);
     }
   }
+  plan.cold = plan.opening && chance(kCold);
   // With all heads and their scales it would be no plan.
-  plan.scaling = chance(kScaling) || plan.share == 1;
+  plan.scaling = !plan.cold && (chance(kScaling) || plan.share == 1);
   plan.cooling = plan.scaling && chance(kCooling);
   return plan;
 }
@@ -127,6 +131,7 @@ void Count(const Plan& plan, const Situation& situation, Action& action) {
 std::string Describe(const Plan& plan) {
   std::string text = fmt::format("its plan: {:.3g} of the heads", plan.share);
   if (plan.opening) text += " from the first step";
+  if (plan.cold) text += fmt::format(", logits × {:g} from it", kScaleFactors[0]);
   if (plan.growth_begins <= 1) {
     text += fmt::format(", to {:.3g} from {:.0f} %, doubling every {:.0f} %", plan.grown_share,
                         100 * plan.growth_begins, 100 * plan.growth_pace);
@@ -168,6 +173,13 @@ class ExplorePolicy : public Policy {
     Decision decision;
     decision.action = Action::Keep(situation.state.Heads(), situation.state.Sites());
     if (plan.opening) Count(plan, situation, decision.action);
+    if (plan.cold) {
+      for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
+        if (situation.setting.active[head] != 0 && situation.setting.scale[head] == 1) {
+          decision.action.scale[head] = 0;
+        }
+      }
+    }
     decision.why = Describe(plan);
     return decision;
   }

@@ -198,9 +198,10 @@ class History {
   History& operator=(const History&) = delete;
 
   // `active` heads behind each decision, the first `openings` of which are before the first step
-  // and have this answer.
+  // and have this answer; all of them with this scale.
   void Add(const std::string& policy, const std::vector<std::size_t>& active,
-           std::size_t openings = 0, const Acknowledgement& answer = {AckStatus::kApplied, 0, ""}) {
+           std::size_t openings = 0, const Acknowledgement& answer = {AckStatus::kApplied, 0, ""},
+           float scale = 1) {
     JobRecord job;
     job.id = ++jobs_;
     job.spec.key = "run " + std::to_string(jobs_);
@@ -228,6 +229,7 @@ class History {
       trial.decider = policy;
       setting.active.assign(8, 0);
       std::fill_n(setting.active.begin(), active[i], std::uint8_t{1});
+      setting.scale.assign(8, scale);
       trial.setting = setting;
       if (trial.step == 0) trial.acknowledgement = answer;
       store_.Put(trial);
@@ -269,12 +271,20 @@ TEST_CASE("a plan tells what was done before the first step from what was done b
     plan = episode.plan;
   }
   CHECK(alone == std::vector<double>(alone.size(), 0.0));
-  CHECK(opened.back() == 2);  // halvings
-  CHECK(later.back() == 0);
-  opened.pop_back();
-  later.pop_back();
+  // The last two of its traits: halvings of the heads and of their logits before the first step.
+  CHECK(std::vector(opened.end() - 2, opened.end()) == std::vector<double>{2, 0});
+  CHECK(std::vector(later.end() - 2, later.end()) == std::vector<double>{0, 0});
+  opened.resize(opened.size() - 2);
+  later.resize(later.size() - 2);
   CHECK(opened == later);
   CHECK(later.front() == 2);
+}
+
+TEST_CASE("a plan tells how much smaller the logits of its heads were before the first step") {
+  History history;
+  history.Add("explore", {8, 8, 8}, 1, {AckStatus::kApplied, 0, ""}, 0.25F);
+  const std::vector<double> plan = history.Read().episodes.at(0).plan;
+  CHECK(std::vector(plan.end() - 2, plan.end()) == std::vector<double>{0, 2});
 }
 
 TEST_CASE("a decision before the first step that came too late is no lesson") {
@@ -284,7 +294,8 @@ TEST_CASE("a decision before the first step that came too late is no lesson") {
   history.Add("explore", {4, 4, 4}, 1, late);
   const Group group = history.Read();
   CHECK(group.episodes.at(0).trials.size() == 2);
-  CHECK(group.episodes.at(0).plan.back() == 0);
+  const std::vector<double>& plan = group.episodes.at(0).plan;
+  CHECK(std::vector(plan.end() - 2, plan.end()) == std::vector<double>{0, 0});
 }
 
 TEST_CASE("a job's traits are those of the runs to which nothing was done before they were seen") {

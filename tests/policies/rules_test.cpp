@@ -455,20 +455,31 @@ TEST_CASE("explore begins some plans before the first step, and those stand when
   std::mt19937_64 random(1);
   constexpr int kKeys = 100;
   int opened = 0;
+  int cold = 0;
   for (int key = 0; key < kKeys; ++key) {
     Scene scene({std::vector<Look>(8, kHealthy), std::vector<Look>(3, kHealthy)});
     scene.job.key = "run/" + std::to_string(key);
     const std::vector<Action> actions = Opening(*policy, scene, random);
     CHECK(actions.size() < 6);
     const std::size_t active = CountActive(scene.setting.active);
-    opened += active < 11 ? 1 : 0;
-    CHECK((actions.size() > 1) == (active < 11));
+    std::set<float> scales;  // of the heads that stay
+    for (std::size_t head = 0; head < 11; ++head) {
+      if (scene.setting.active[head] != 0) scales.insert(scene.setting.scale[head]);
+    }
+    const bool is_cold = scales == std::set{0.25F};
+    CHECK((is_cold || scales == std::set{1.0F}));
+    cold += is_cold ? 1 : 0;
+    opened += is_cold || active < 11 ? 1 : 0;
+    CHECK((actions.size() > 1) == (is_cold || active < 11));
     scene.progress = 0.006;  // in the first window no plan has gone further
     const auto decision = std::get<Decision>(scene.Ask(*policy, random));
     if (active < 11) CHECK(decision.action.count == Counts{CountChange::kKeep, CountChange::kKeep});
+    if (is_cold) CHECK(decision.action.scale == Choices(11, kKeepScale));
   }
   CHECK(opened > kKeys / 3);
   CHECK(opened < kKeys * 3 / 4);
+  CHECK(cold > opened / 4);
+  CHECK(cold < opened * 3 / 4);
 }
 
 TEST_CASE("explore lets some jobs grow by quarters, from one head to all") {
