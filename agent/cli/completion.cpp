@@ -73,6 +73,7 @@ _attune() {{
   [[ $cursor == = ]] && cursor=
   for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
     if [[ $word == = ]]; then
+      [[ -z $pending ]] && pending==  # within a value, NAME=VALUE: it goes on
       continue
     elif [[ -n $pending ]]; then
       pending=

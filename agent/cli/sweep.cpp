@@ -59,10 +59,11 @@ std::vector<std::string> Words(const Arguments& arguments, const char* option) {
   if (!arguments.Has(option)) return words;
   std::istringstream list(arguments.Get<std::string>(option));
   for (std::string word; std::getline(list, word, ',');) words.push_back(word);
+  if (words.empty()) throw UsageError(fmt::format("--{} is empty", option));
   return words;
 }
 
-int RunOn(const Folder& folder, const Arguments& arguments) {
+sweep::RunnerOptions OptionsOf(const Arguments& arguments) {
   sweep::RunnerOptions options;
   if (arguments.Get<std::string>("executor") == "slurm")
     options.executor = sweep::ExecutorKind::kSlurm;
@@ -83,8 +84,16 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
     if (equals == std::string::npos) {
       throw UsageError(fmt::format("--only: '{}' is no PARAMETER=VALUE", word));
     }
-    options.parameters[word.substr(0, equals)].push_back(word.substr(equals + 1));
+    const std::string name = word.substr(0, equals);
+    if (name == "policy") throw UsageError("--only: for policies there is --policies");
+    if (name == "seed") throw UsageError("--only: for seeds there is --seeds");
+    options.parameters[name].push_back(word.substr(equals + 1));
   }
+  return options;
+}
+
+int RunOn(const Folder& folder, const Arguments& arguments) {
+  const sweep::RunnerOptions options = OptionsOf(arguments);
   const std::string name = folder.Path().filename();
   const sweep::Progress progress = sweep::RunSweep(folder, options);
   WriteReports(folder);
@@ -95,10 +104,16 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
     fmt::print(stderr, "{} more runs are not done, and were not asked for\n", progress.not_asked);
   }
   if (!progress.stopped.empty()) {
-    fmt::print(
-        stderr,
-        "attune sweep: stopped with {} of {} runs to do: {}; go on with: attune sweep resume {}\n",
-        progress.runs - progress.done, progress.runs, progress.stopped, name);
+    std::string part;
+    for (const char* option : {"policies", "seeds", "only"}) {
+      if (arguments.Has(option)) {
+        part += fmt::format(" --{} {}", option, arguments.Get<std::string>(option));
+      }
+    }
+    fmt::print(stderr,
+               "attune sweep: stopped with {} of {} runs to do: {}; go on with: attune sweep "
+               "resume {}{}\n",
+               progress.runs - progress.done, progress.runs, progress.stopped, name, part);
     return kNothing;
   }
   return progress.failed > 0 ? kNothing : kOk;
@@ -113,7 +128,8 @@ int Begin(const std::vector<std::string>& words) {
     if (!stream) throw UsageError(fmt::format("cannot read {}", file));
     const std::string text{std::istreambuf_iterator<char>(stream), {}};
     Table table({"run", "parameters", "command"});
-    for (const sweep::Run& run : sweep::PlanRuns(sweep::ParseSpec(text, file))) {
+    const auto runs = sweep::PlanRuns(sweep::ParseSpec(text, file));
+    for (const sweep::Run& run : sweep::Asked(runs, OptionsOf(arguments))) {
       table.Add({run.id, run.Describe(), fmt::format("{}", fmt::join(run.command, " "))});
     }
     return Print(table, arguments.format, "it has no run");

@@ -142,36 +142,22 @@ bool IsAmong(const std::vector<Value>& part, const Value& value) {
   return part.empty() || std::ranges::find(part, value) != part.end();
 }
 
-bool Has(const Run& run, const std::string& parameter, const std::vector<std::string>& values) {
+// Numbers are equal however they are written.
+bool Has(const Run& run, const std::string& parameter, const std::string& word) {
   const auto own = run.parameters.find(parameter);
-  return own != run.parameters.end() && IsAmong(values, CommandWord(*own));
+  if (own == run.parameters.end()) return false;
+  if (CommandWord(*own) == word) return true;
+  const auto number = nlohmann::json::parse(word, nullptr, false);
+  return number.is_number() && number == *own;
 }
 
 bool Asks(const RunnerOptions& options, const Run& run) {
   return IsAmong(options.policies, run.policy) && IsAmong(options.seeds, run.seed) &&
          std::ranges::all_of(options.parameters, [&](const auto& parameter) {
-           return Has(run, parameter.first, parameter.second);
+           return std::ranges::any_of(parameter.second, [&](const std::string& word) {
+             return Has(run, parameter.first, word);
+           });
          });
-}
-
-void RequireOwn(const RunnerOptions& options, const std::vector<Run>& runs) {
-  for (const std::string& policy : options.policies) {
-    if (std::ranges::find(runs, policy, &Run::policy) == runs.end()) {
-      throw SweepError(fmt::format("the sweep has no run of policy '{}'", policy));
-    }
-  }
-  for (const std::uint64_t seed : options.seeds) {
-    if (std::ranges::find(runs, seed, &Run::seed) == runs.end()) {
-      throw SweepError(fmt::format("the sweep has no run of seed {}", seed));
-    }
-  }
-  for (const auto& [name, values] : options.parameters) {
-    for (const std::string& value : values) {
-      if (std::ranges::none_of(runs, [&](const Run& run) { return Has(run, name, {value}); })) {
-        throw SweepError(fmt::format("the sweep has no run with {} = {}", name, value));
-      }
-    }
-  }
 }
 
 double Spent(const Folder& folder, const std::vector<Run>& runs) {
@@ -183,6 +169,32 @@ double Spent(const Folder& folder, const std::vector<Run>& runs) {
 }
 
 }  // namespace
+
+std::vector<Run> Asked(const std::vector<Run>& runs, const RunnerOptions& options) {
+  for (const std::string& policy : options.policies) {
+    if (std::ranges::find(runs, policy, &Run::policy) == runs.end()) {
+      throw SweepError(fmt::format("the sweep has no run of policy '{}'", policy));
+    }
+  }
+  for (const std::uint64_t seed : options.seeds) {
+    if (std::ranges::find(runs, seed, &Run::seed) == runs.end()) {
+      throw SweepError(fmt::format("the sweep has no run of seed {}", seed));
+    }
+  }
+  for (const auto& [name, words] : options.parameters) {
+    for (const std::string& word : words) {
+      if (std::ranges::none_of(runs, [&](const Run& run) { return Has(run, name, word); })) {
+        throw SweepError(fmt::format("the sweep has no run with {} = {}", name, word));
+      }
+    }
+  }
+  std::vector<Run> asked;
+  std::ranges::copy_if(runs, std::back_inserter(asked),
+                       [&](const Run& run) { return Asks(options, run); });
+  if (asked.empty() && !runs.empty())
+    throw SweepError("no run of the sweep has all that is asked for");
+  return asked;
+}
 
 Progress Count(const Folder& folder, const RunnerOptions& options) {
   Progress progress;
@@ -211,12 +223,9 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   Spec spec = folder.ReadSpec();
   if (options.parallel > 0) spec.limits.parallel = options.parallel;
   const std::vector<Run> runs = folder.ReadRuns();
-  RequireOwn(options, runs);
+  const std::vector<Run> asked = Asked(runs, options);
   std::deque<const Run*> missing;
-  std::size_t wanted = 0;
-  for (const Run& run : runs) {
-    if (!Asks(options, run)) continue;
-    ++wanted;
+  for (const Run& run : asked) {
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && options.retry_failed && IsFailure(*outcome)) {
       fs::remove(folder.Of(run.id) / "outcome.json");
@@ -248,7 +257,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
                               ? MakeSlurm(folder, spec, OwnProgram())
                               : MakeLocal(folder, spec);
     double spent = Spent(folder, runs);
-    Board board(folder, wanted, wanted - missing.size());
+    Board board(folder, asked.size(), asked.size() - missing.size());
     std::set<std::uint64_t> begun;
     while (!begun.empty() || (!missing.empty() && stopped.empty())) {
       if (interrupted != 0) {

@@ -20,12 +20,16 @@ struct RunnerOptions {
   bool retry_failed = false;               // runs that failed are done again
   std::vector<std::string> policies = {};  // only their runs; empty: all
   std::vector<std::uint64_t> seeds = {};   // only theirs; empty: all
-  // Only theirs which have one of these values of each of these parameters, as they stand in the
-  // command; empty: all.
+  // Only theirs which have one of these values, as words of a command, of each of these parameters;
+  // empty: all.
   std::map<std::string, std::vector<std::string>> parameters = {};
 };
 
-// Of the runs of the policies, seeds and parameters that are asked for.
+// The runs of the policies, seeds and parameters that are asked for. Throws SweepError where one of
+// these is none of the sweep's own, and where no run has them all.
+[[nodiscard]] std::vector<Run> Asked(const std::vector<Run>& runs, const RunnerOptions& options);
+
+// Of the runs that are asked for.
 struct Progress {
   std::size_t runs = 0;
   std::size_t done = 0;       // have an outcome
@@ -37,8 +41,8 @@ struct Progress {
 
 // Returns when nothing is left to do, or when it was told to stop (INT, TERM), or when a limit of
 // the whole sweep is reached. Shows the progress on stderr. Throws SweepError where another runner
-// has the sweep, or a policy, seed or parameter is none of its own, std::runtime_error where
-// nothing can be started. To be called once in a process.
+// has the sweep, or as Asked does, std::runtime_error where nothing can be started. To be called
+// once in a process.
 [[nodiscard]] Progress RunSweep(const Folder& folder, const RunnerOptions& options);
 
 // Tells a sweep's runner, and the tasks of one that died, to stop, and waits until they have. False

@@ -92,15 +92,41 @@ TEST_CASE("a sweep can be done for some values of its parameters") {
   CHECK(first.status == 0);
   CHECK_THAT(first.err, Contains("4 more runs are not done, and were not asked for"));
   CHECK(work.Begun() == std::vector<std::string>{"2", "6"});
-  const auto [only, why] =
-      GENERATE(table<std::string, std::string>({{"b=z", "no run with b = z"},
-                                                {"c=1", "no run with c = 1"},
-                                                {"a", "--only: 'a' is no PARAMETER=VALUE"}}));
+  const auto [only, why] = GENERATE(table<std::string, std::string>(
+      {{"b=z", "no run with b = z"},
+       {"c=1", "no run with c = 1"},
+       {"a", "--only: 'a' is no PARAMETER=VALUE"},
+       {"", "--only is empty"},
+       {"policy=untuned", "--only: for policies there is --policies"}}));
   const Ended unknown = work.Sweep({"resume", "parts", "--only", only});
   CHECK(unknown.status == 2);
   CHECK_THAT(unknown.err, Contains(why));
   CHECK(work.Sweep({"resume", "parts"}).status == 0);
   CHECK(work.Begun().size() == 6);
+}
+
+TEST_CASE("a number of a part of a sweep is taken however it is written, and so is a dry run's") {
+  const Workplace work;
+  const std::string file =
+      work.File("parts", kQuick, "[[case]]\na = 0.001\n[[case]]\na = 12.0\n[[case]]\na = 3\n");
+  const auto listed = [&](const std::string& only) {
+    const Ended ended = work.Sweep({"run", file, "--dry-run", "--format", "csv", "--only", only});
+    CHECK(ended.status == 0);
+    return std::ranges::count(ended.out, '\n') - 1;
+  };
+  CHECK(listed("a=1e-3") == 1);
+  CHECK(listed("a=12") == 1);
+  CHECK(listed("a=3.0,a=0.001") == 2);
+}
+
+TEST_CASE("what no run of a sweep has together is not asked for") {
+  const Workplace work;
+  const std::string file = work.File("parts", kQuick,
+                                     "[[case]]\na = 1\nb = 2\n[[case]]\na = 2\nb = 1\n"
+                                     "[environment]\nB = '{b}'\n");
+  const Ended none = work.Sweep({"run", file, "--only", "a=1,b=1"});
+  CHECK(none.status == 2);
+  CHECK_THAT(none.err, Contains("no run of the sweep has all that is asked for"));
 }
 
 TEST_CASE("a report says with what a sweep was gone on with, where that was anything else") {
