@@ -106,7 +106,7 @@ std::vector<double> TraitsOf(const Group& group) {
   for (const Episode& episode : group.episodes) {
     const State& state = std::ranges::find_if_not(episode.trials, IsOpening)->state;
     all.push_back(&state);
-    if (CountActive(state.Active()) == state.Heads()) untouched.push_back(&state);
+    if (IsUntouched(state)) untouched.push_back(&state);
   }
   const std::vector<const State*>& counted = untouched.empty() ? all : untouched;
   std::vector<double> means;
@@ -170,7 +170,25 @@ std::vector<double> Differences(const Group& group, const Critic& critic, double
   return differences;
 }
 
+// Mean log of the scales of a site's active heads.
+float LogScale(const Setting& setting, std::size_t first, std::size_t heads) {
+  float sum = 0;
+  for (std::size_t head = first; head < first + heads; ++head) {
+    if (setting.active[head] != 0) sum += std::log(setting.scale[head]);
+  }
+  const std::size_t active = CountActive(std::span(setting.active).subspan(first, heads));
+  return sum / static_cast<float>(std::max<std::size_t>(active, 1));
+}
+
 }  // namespace
+
+bool IsUntouched(const State& state) {
+  constexpr std::size_t kScale = TokenFeature("scale");
+  for (std::size_t head = 0; head < state.Heads(); ++head) {
+    if (state.At(head, kScale) != 0) return false;
+  }
+  return CountActive(state.Active()) == state.Heads();
+}
 
 BudgetKind KindOf(const Group& group) { return group.episodes.front().job.spec.budget.kind; }
 
@@ -283,6 +301,8 @@ void Weigh(Group& group, const Critic& loss, const Weighing& weighing) {
 Step Towards(const Trial& trial, const Setting& goal, const std::vector<float>& score) {
   // Heads that are active at the goal stay, or come in, before all others.
   constexpr float kFirst = 1e3F;
+  constexpr std::size_t kActive = TokenFeature("active");
+  constexpr std::size_t kScale = TokenFeature("scale");
   const State& state = trial.state;
   Step step{Action::Keep(state.Heads(), state.Sites()), state.Active()};
   for (std::size_t head = 0; head < state.Heads(); ++head) {
@@ -301,23 +321,23 @@ Step Towards(const Trial& trial, const Setting& goal, const std::vector<float>& 
     };
     for (std::size_t choice = 0; choice < kCountChoices; ++choice) {
       const auto change = static_cast<CountChange>(choice);
+      if (IsOpening(trial) && ChangedCount(now, change, heads) > now) continue;
       if (trial.mask.count[site][choice] != 0 && distance(change) < distance(best)) best = change;
     }
     step.action.count[site] = best;
     SelectHeads(active, std::span(step.action.score).subspan(first, heads),
                 ChangedCount(now, best, heads));
-  }
-  const std::vector<std::uint8_t> active = state.Active();
-  for (std::size_t head = 0; head < state.Heads(); ++head) {
-    if (active[head] == 0 || goal.active[head] == 0) continue;
-    const float before = std::pow(kMaxScale, state.At(head, TokenFeature("scale")));
-    const auto distance = [&](std::size_t choice) {
-      return std::abs(std::log(before * kScaleFactors[choice] / goal.scale[head]));
-    };
-    std::uint8_t& best = step.action.scale[head];
-    for (std::uint8_t choice = 0; choice < kScaleChoices; ++choice) {
-      if (trial.mask.scale[head][choice] != 0 && distance(choice) < distance(best) - 1e-6F) {
-        best = choice;
+    const float elsewhere = LogScale(goal, first, heads);
+    for (std::size_t head = first; head < first + heads; ++head) {
+      if (state.At(head, kActive) == 0) continue;
+      const float before = std::log(kMaxScale) * state.At(head, kScale);
+      const float wish = goal.active[head] != 0 ? std::log(goal.scale[head]) : elsewhere;
+      const auto off = [&](std::size_t choice) {
+        return std::abs(before + std::log(kScaleFactors[choice]) - wish);
+      };
+      std::uint8_t& scale = step.action.scale[head];
+      for (std::uint8_t choice = 0; choice < kScaleChoices; ++choice) {
+        if (trial.mask.scale[head][choice] != 0 && off(choice) < off(scale) - 1e-6F) scale = choice;
       }
     }
   }

@@ -63,9 +63,13 @@ struct Weighing {
 // by how far its best and its worst plan are apart.
 void Weigh(Group& group, const Critic& loss, const Weighing& weighing);
 
+// Whether all heads are active with their logits as they are.
+[[nodiscard]] bool IsUntouched(const State& state);
+
 // The action that brings a job from where it stood in `trial` nearest to `goal`, which another run
 // of the same weights had come to by then, with the heads that are active behind it. Heads that the
-// goal does not tell apart stay, or come in, by `score`.
+// goal does not tell apart stay, or come in, by `score`. Heads that are not active at the goal are
+// to have the scale of those of their site that are. Before the first step none comes in.
 struct Step {
   Action action;
   std::vector<std::uint8_t> active;

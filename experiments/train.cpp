@@ -42,14 +42,6 @@ struct Options {
   std::uint64_t seed = 0;
 };
 
-bool IsUntouched(const Trial& trial) {
-  constexpr std::size_t kScale = TokenFeature("scale");
-  for (std::size_t head = 0; head < trial.state.Heads(); ++head) {
-    if (trial.state.At(head, kScale) != 0) return false;
-  }
-  return CountActive(trial.state.Active()) == trial.state.Heads();
-}
-
 // Until then a job can still be brought to where another run of it was.
 constexpr float kEarly = 0.25F;  // of the budget
 // Plans of less weight in their group teach nothing.
@@ -114,7 +106,7 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
     std::map<std::uint32_t, double> untouched;  // trials of each window
     for (const Episode& episode : group->episodes) {
       most = std::max(most, episode.weights[0]);
-      for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial);
+      for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial.state);
     }
     const double least = kLeastWeight * most;
     if (!opened.contains(group->episodes.front().job.spec.name)) {
@@ -137,19 +129,15 @@ std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
             add(trial, {*trial.action, trial.setting.active}, weight, value);
           } else if (early && weight > 0) {
             const Trial* const then = TrialAt(plan, trial);
-            // Before the first step heads are taken out, never brought back.
-            const bool keeps =
-                then == nullptr || (IsOpening(trial) && CountActive(then->setting.active) >
-                                                            CountActive(trial.state.Active()));
-            add(trial, keeps ? kept : Towards(trial, then->setting, then->action->score), weight,
-                value);
+            add(trial, then == nullptr ? kept : Towards(trial, then->setting, then->action->score),
+                weight, value);
           }
         }
         if (group->alone < least) continue;
         // In early states the plans count once for each, and so does this. To bring back the heads
         // that had been removed was worse than either (policies/network_history.md).
         const double alone = group->alone / (early ? 1 : untouched[trial.window]);
-        if (early || IsUntouched(trial)) {
+        if (early || IsUntouched(trial.state)) {
           add(trial, kept, alone, value);
         }
       }

@@ -41,7 +41,7 @@ constexpr float kBornSharpEntropy = 0.6F;
 
 struct Plan {
   bool opening = false;      // begins before the first step
-  bool cold = false;         // with logits a quarter as large, which stay so
+  bool cold = false;         // with logits a quarter as large, also of heads that come in later
   double share = 1;          // of a site's heads
   double growth_begins = 2;  // of the budget; above 1: never
   double growth_pace = 0;    // of the budget from doubling to doubling; 0: at once
@@ -128,15 +128,23 @@ void Count(const Plan& plan, const Situation& situation, Action& action) {
   }
 }
 
+// Of each head that has its logits as they are, a quarter.
+void Cool(const Situation& situation, Action& action) {
+  for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
+    const bool open = situation.setting.active[head] != 0 && situation.mask.scale[head][0] != 0;
+    if (open && situation.setting.scale[head] == 1) action.scale[head] = 0;
+  }
+}
+
 std::string Describe(const Plan& plan) {
   std::string text = fmt::format("its plan: {:.3g} of the heads", plan.share);
   if (plan.opening) text += " from the first step";
-  if (plan.cold) text += fmt::format(", logits × {:g} from it", kScaleFactors[0]);
   if (plan.growth_begins <= 1) {
     text += fmt::format(", to {:.3g} from {:.0f} %, doubling every {:.0f} %", plan.grown_share,
                         100 * plan.growth_begins, 100 * plan.growth_pace);
   }
   text += plan.scaling ? fmt::format(", logits up to × {:g}", kSharpest)
+          : plan.cold  ? fmt::format(", logits × {:g}", kScaleFactors[0])
                        : std::string(", scales as they are");
   if (plan.cooling) text += ", cooled early";
   return text;
@@ -164,6 +172,7 @@ class ExplorePolicy : public Policy {
         choice = 0;
       }
     }
+    if (plan.cold) Cool(situation, decision->action);
     decision->why = Describe(plan);
     return verdict;
   }
@@ -173,13 +182,7 @@ class ExplorePolicy : public Policy {
     Decision decision;
     decision.action = Action::Keep(situation.state.Heads(), situation.state.Sites());
     if (plan.opening) Count(plan, situation, decision.action);
-    if (plan.cold) {
-      for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
-        if (situation.setting.active[head] != 0 && situation.setting.scale[head] == 1) {
-          decision.action.scale[head] = 0;
-        }
-      }
-    }
+    if (plan.cold) Cool(situation, decision.action);
     decision.why = Describe(plan);
     return decision;
   }

@@ -474,7 +474,6 @@ TEST_CASE("explore begins some plans before the first step, and those stand when
     scene.progress = 0.006;  // in the first window no plan has gone further
     const auto decision = std::get<Decision>(scene.Ask(*policy, random));
     if (active < 11) CHECK(decision.action.count == Counts{CountChange::kKeep, CountChange::kKeep});
-    if (is_cold) CHECK(decision.action.scale == Choices(11, kKeepScale));
   }
   CHECK(opened > kKeys / 3);
   CHECK(opened < kKeys * 3 / 4);
@@ -504,6 +503,44 @@ TEST_CASE("explore lets some jobs grow by quarters, from one head to all") {
   }
   CHECK(grown > kKeys / 6);
   CHECK(grown < kKeys / 2);
+}
+
+TEST_CASE("explore leaves all heads of some jobs a quarter of their logits, to the end") {
+  const auto policy = MakeExplore();
+  std::mt19937_64 random(1);
+  int cold = 0;
+  for (int key = 0; key < 60; ++key) {
+    Scene scene({std::vector<Look>(8, kUniform)});  // kmeans would sharpen them
+    scene.job.key = "run/" + std::to_string(key);
+    Opening(*policy, scene, random);
+    const auto is_cold = [&] {
+      for (std::size_t head = 0; head < 8; ++head) {
+        if (scene.setting.active[head] != 0 && scene.setting.scale[head] != 0.25F) return false;
+      }
+      return true;
+    };
+    if (!is_cold()) continue;
+    ++cold;
+    for (int window = 1; window <= 40; ++window) {
+      scene.progress = std::min(window / 40.0, 0.99);
+      const auto decision = std::get<Decision>(scene.Ask(*policy, random));
+      scene.setting = Apply(scene.job.topology, scene.setting, decision.action);
+      scene.mask = MaskOf(scene.job.topology, scene.setting);
+    }
+    scene.progress = 1;  // heads that came in last are cooled behind it
+    const auto decision = std::get<Decision>(scene.Ask(*policy, random));
+    scene.setting = Apply(scene.job.topology, scene.setting, decision.action);
+    CHECK(is_cold());
+  }
+  CHECK(cold > 10);
+  // Where scales are not to be changed, the heads are still counted.
+  for (int key = 0; key < 60; ++key) {
+    Scene scene({std::vector<Look>(8, kHealthy)});
+    scene.job.key = "run/" + std::to_string(key);
+    for (auto& open : scene.mask.scale) open = {0, 0, 1, 0, 0};
+    const auto decision = std::get<Decision>(policy->Open(scene.View(), random));
+    CHECK_FALSE(FindFault(decision.action, scene.mask));
+  }
 }
 
 TEST_CASE("explore cools heads that are too sharp and sharpens none beyond a scale of 1") {
