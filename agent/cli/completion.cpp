@@ -69,9 +69,9 @@ _attune_values() {{
   esac
 }}
 _attune() {{
-  local cursor="${{COMP_WORDS[COMP_CWORD]}}" key=attune number=0 pending= values= word
-  [[ $cursor == = ]] && cursor=
-  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+  local cursor="${{COMP_WORDS[COMP_CWORD]}}" key=attune number=0 pending= values= word last=
+  [[ $cursor == = ]] && cursor= last==
+  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}" $last; do
     if [[ $word == = ]]; then
       [[ -z $pending ]] && pending==  # within a value, NAME=VALUE: it goes on
       continue

@@ -107,7 +107,7 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
     std::string part;
     for (const char* option : {"policies", "seeds", "only"}) {
       if (arguments.Has(option)) {
-        part += fmt::format(" --{} {}", option, arguments.Get<std::string>(option));
+        part += fmt::format(" --{} '{}'", option, arguments.Get<std::string>(option));
       }
     }
     fmt::print(stderr,
@@ -123,18 +123,18 @@ int Begin(const std::vector<std::string>& words) {
   const Arguments arguments = Parse("sweep run", words);
   if (!arguments.Has("file")) throw UsageError("run which sweep? give its file");
   const auto file = arguments.Get<std::string>("file");
-  if (arguments.Has("dry-run")) {
-    std::ifstream stream(file);
-    if (!stream) throw UsageError(fmt::format("cannot read {}", file));
-    const std::string text{std::istreambuf_iterator<char>(stream), {}};
-    Table table({"run", "parameters", "command"});
-    const auto runs = sweep::PlanRuns(sweep::ParseSpec(text, file));
-    for (const sweep::Run& run : sweep::Asked(runs, OptionsOf(arguments))) {
-      table.Add({run.id, run.Describe(), fmt::format("{}", fmt::join(run.command, " "))});
-    }
-    return Print(table, arguments.format, "it has no run");
+  std::ifstream stream(file);
+  if (!stream) throw UsageError(fmt::format("cannot read {}: give a sweep's file", file));
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  // Before there is a folder: a part that is none begins nothing.
+  const auto asked =
+      sweep::Asked(sweep::PlanRuns(sweep::ParseSpec(text, file)), OptionsOf(arguments));
+  if (!arguments.Has("dry-run")) return RunOn(Folder::Begin(Sweeps(arguments), file), arguments);
+  Table table({"run", "parameters", "command"});
+  for (const sweep::Run& run : asked) {
+    table.Add({run.id, run.Describe(), fmt::format("{}", fmt::join(run.command, " "))});
   }
-  return RunOn(Folder::Begin(Sweeps(arguments), file), arguments);
+  return Print(table, arguments.format, "it has no run");
 }
 
 int Resume(const std::vector<std::string>& words) {

@@ -156,13 +156,7 @@ void WriteWhole(const fs::path& file, std::string_view content, int mode) {
 }
 
 Folder Folder::Begin(const fs::path& sweeps, const fs::path& file) {
-  std::string text;
-  try {
-    text = ReadText(file);
-  } catch (const SweepError&) {
-    throw SweepError(
-        fmt::format("cannot read {}: give a sweep's file (attune sweep --help)", file.string()));
-  }
+  const std::string text = ReadText(file);
   const Spec spec = ParseSpec(text, file);
   Folder folder(sweeps / spec.name);
   if (fs::exists(folder.path_ / "plan.json")) {

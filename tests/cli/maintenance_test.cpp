@@ -504,6 +504,7 @@ TEST_CASE("bash completes commands, verbs, flags, their values and files") {
   CHECK(bash.Offers({"attune", "run", "--windows", "9", "--", "a f"}) == Offered{"a file.db"});
   CHECK(bash.Offers({"attune", "sweep", "run", "--only", "a", "=", "1", "attune.b"}) ==
         Offered{"attune.bash"});
+  CHECK(bash.Offers({"attune", "sweep", "run", "--only", "a", "="}).empty());
   CHECK(bash.Offers({"attune", "completion", "z"}) == Offered{"zsh"});
   CHECK(bash.Offers({"attune", "nonsense", "x"}).empty());
 }

@@ -242,6 +242,7 @@ class History {
       trial.window = i < openings ? 0 : static_cast<std::uint32_t>(i - openings);
       WindowReading reading = Unmeasured(setting.active);
       reading.end_compute = static_cast<double>(trial.step);
+      reading.loss = i < openings ? 0 : 2 * static_cast<double>(scale);
       trial.state = MakeState(job.spec, setting, reading, nullptr, reading);
       trial.mask = MaskOf(job.spec.topology, setting);
       trial.action = Action::Keep(8, 1);

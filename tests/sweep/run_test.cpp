@@ -127,6 +127,7 @@ TEST_CASE("what no run of a sweep has together is not asked for") {
   const Ended none = work.Sweep({"run", file, "--only", "a=1,b=1"});
   CHECK(none.status == 2);
   CHECK_THAT(none.err, Contains("no run of the sweep has all that is asked for"));
+  CHECK_FALSE(std::filesystem::exists(work.FolderOf("parts").Path()));
 }
 
 TEST_CASE("a report says with what a sweep was gone on with, where that was anything else") {
