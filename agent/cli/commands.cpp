@@ -11,6 +11,17 @@
 namespace attune::cli {
 namespace {
 
+// Of what runs a sweep: one of its own, and which runs, where, and how many at a time.
+std::vector<Flag> RunFlags(const Flag& own) {
+  return {own,
+          {"executor", Kind::kText, "E", "where the runs go", "local slurm", "local"},
+          {"parallel", Kind::kCount, "N", "runs at a time; 0: as the file says", {}, "0"},
+          {"policies", Kind::kText, "P,Q", "only the runs of these policies, now"},
+          {"seeds", Kind::kText, "S,T", "only the runs of these seeds, now"},
+          {"only", Kind::kText, "P=V,…",
+           "only the runs with one of these values of each of these parameters, now"}};
+}
+
 // The flags of lists of the history.
 std::vector<Flag> ListFlags(std::string_view limit) {
   return {{"job", Kind::kCount, "N", "of this job only; 0: of all", {}, "0"},
@@ -161,13 +172,7 @@ the last one is its result. agent/sweep/README.md has every key: ranges, cases, 
 A sweep already begun is continued. Exit status: 0 all runs asked for have a result, 1 some have not.
 )",
      .unnamed = {{"file", Kind::kText, "FILE", "the sweep, TOML"}},
-     .flags = {{"dry-run", Kind::kSwitch, "", "only list the runs that it would have"},
-               {"executor", Kind::kText, "E", "where the runs go", "local slurm", "local"},
-               {"parallel", Kind::kCount, "N", "runs at a time; 0: as the file says", {}, "0"},
-               {"policies", Kind::kText, "P,Q", "only the runs of these policies, now"},
-               {"seeds", Kind::kText, "S,T", "only the runs of these seeds, now"},
-               {"only", Kind::kText, "P=V,…",
-                "only the runs with one of these values of each of these parameters, now"}},
+     .flags = RunFlags({"dry-run", Kind::kSwitch, "", "only list the runs that it would have"}),
      .example = "sweep run sweep.toml --dry-run"},
     {.name = "sweep resume",
      .run = Sweep,
@@ -175,13 +180,7 @@ A sweep already begun is continued. Exit status: 0 all runs asked for have a res
               "[--only P=V,…]",
      .summary = "run what is missing of a sweep, and nothing twice",
      .unnamed = {{"name", Kind::kText, "NAME", "of the sweep (default: the only one)"}},
-     .flags = {{"failed", Kind::kSwitch, "", "also what failed"},
-               {"executor", Kind::kText, "E", "where the runs go", "local slurm", "local"},
-               {"parallel", Kind::kCount, "N", "runs at a time; 0: as the file says", {}, "0"},
-               {"policies", Kind::kText, "P,Q", "only the runs of these policies, now"},
-               {"seeds", Kind::kText, "S,T", "only the runs of these seeds, now"},
-               {"only", Kind::kText, "P=V,…",
-                "only the runs with one of these values of each of these parameters, now"}},
+     .flags = RunFlags({"failed", Kind::kSwitch, "", "also what failed"}),
      .example = "sweep resume sweep --failed"},
     {.name = "sweep status",
      .run = Sweep,
