@@ -34,6 +34,7 @@ struct AttachOptions {
   Budget budget;
   std::uint64_t seed = 0;
   double learning_rate = 0;  // at its highest; 0: unknown
+  std::string optimizer;     // such as adamw or sgd (IsSgd); empty: unknown
   // The weights are as they were drawn, trained by nobody: then Attach waits for what the daemon
   // decides before the first step, and applies it (Probe::Opening). Without it the daemon goes by
   // what is measured, as it must where weights have something to lose. The network decides there

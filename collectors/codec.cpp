@@ -64,6 +64,7 @@ void Fields(Archive& a, In<Archive, Hello>& m) {
   a.Integer("step", m.step);
   a.Integer("action", m.action);
   a.Text("policy", m.job.policy, kMaxNameBytes);
+  a.Text("optimizer", m.job.optimizer, kMaxNameBytes);
 }
 
 template <class Archive>

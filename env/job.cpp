@@ -42,11 +42,22 @@ std::string_view Name(BudgetKind kind) {
   return "unknown";
 }
 
+bool IsSgd(std::string_view optimizer) {
+  constexpr std::string_view kSgd = "sgd";
+  const auto same = [](char of_name, char lower) {
+    return of_name == lower || of_name == lower - 'a' + 'A';
+  };
+  return !std::ranges::search(optimizer, kSgd, same).empty();
+}
+
 std::optional<std::string> FindFault(const JobSpec& spec) {
   if (const auto fault = FindNameFault(spec.key)) return "key " + *fault;
   if (const auto fault = FindNameFault(spec.name)) return "name " + *fault;
   if (!spec.policy.empty()) {
     if (const auto fault = FindNameFault(spec.policy)) return "policy " + *fault;
+  }
+  if (!spec.optimizer.empty()) {
+    if (const auto fault = FindNameFault(spec.optimizer)) return "optimizer " + *fault;
   }
   const Budget& budget = spec.budget;
   if (budget.kind != BudgetKind::kCompute && budget.kind != BudgetKind::kSteps) {

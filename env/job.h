@@ -37,11 +37,18 @@ struct JobSpec {
   Topology topology;
   Budget budget;
   std::uint64_t seed = 0;
-  double learning_rate = 0;  // at its highest; 0 when unknown
-  std::string policy = {};   // who is to decide; empty: as the daemon is set
+  double learning_rate = 0;    // at its highest; 0 when unknown
+  std::string policy = {};     // who is to decide; empty: as the daemon is set
+  std::string optimizer = {};  // as its library calls it, adamw or AdamW; empty: unknown
 
   friend bool operator==(const JobSpec&, const JobSpec&) = default;
 };
+
+// Whether an optimiser of this name is one of stochastic gradient descent, in upper or lower case
+// (SGD, sgd, ASGD, SGD8bit): its steps are as long as the gradient, with or without momentum, where
+// those of Adam and its kin are as long as the learning rate. The same rate is another thing to
+// the two.
+[[nodiscard]] bool IsSgd(std::string_view optimizer);
 
 // How a job ended. Only ever add to the values.
 enum class Outcome : std::uint8_t {

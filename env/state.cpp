@@ -32,8 +32,8 @@ double StepCost(const WindowReading& now, const WindowReading& first) {
   return now_seconds > 0 && first_seconds > 0 ? std::log2(now_seconds / first_seconds) : 0;
 }
 
-// The last nine features: they are of the job.
-constexpr std::size_t kJobFeatures = 9;
+// The last ten features: they are of the job.
+constexpr std::size_t kJobFeatures = 10;
 std::array<double, kJobFeatures> JobFeatures(const JobSpec& spec, const WindowReading& now,
                                              const WindowReading* before,
                                              const WindowReading& first) {
@@ -54,7 +54,8 @@ std::array<double, kJobFeatures> JobFeatures(const JobSpec& spec, const WindowRe
           spec.learning_rate > 0 ? std::log10(spec.learning_rate) / 4 : 0,
           spec.budget.kind == BudgetKind::kCompute ? 1.0 : 0.0,
           steps > 0 ? std::log10(steps) / 4 : 0,
-          first.loss > 0 ? std::log(first.loss) / 2 : 0};
+          first.loss > 0 ? std::log(first.loss) / 2 : 0,
+          IsSgd(spec.optimizer) ? 1.0 : 0.0};
 }
 
 // Mean importance of the site's active heads.

@@ -47,8 +47,12 @@ inline constexpr std::array kTokenFeatureNames = {
     std::string_view{"budget_in_compute"},  // 1: budget in compute, 0: in steps
     std::string_view{"budget_steps"},  // log10(steps that the budget will hold) / 4, 0 when unknown
     std::string_view{"first_loss"},    // log(first window's loss) / 2: how much there is to learn
+    std::string_view{"sgd"},           // 1: the job's optimiser IsSgd, 0: another, or unknown
 };
 inline constexpr std::size_t kTokenFeatures = kTokenFeatureNames.size();
+
+// As many as the first stores have: what came behind them is 0 in trials of those.
+inline constexpr std::size_t kOldestTokenFeatures = 28;
 
 // The place of a feature in a token. Throws std::out_of_range where no feature has that name; what
 // the compiler evaluates does not compile then.

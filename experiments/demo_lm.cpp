@@ -404,6 +404,7 @@ void Train(const Options& options) {
   attach.budget = budget;
   attach.seed = options.seed;
   attach.learning_rate = options.rate;
+  attach.optimizer = options.optimizer;
   attach.clock = clock;
   attach.fresh = true;
   std::optional<Handle> handle;

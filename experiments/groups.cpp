@@ -18,7 +18,7 @@ std::vector<double> JobTraits(const State& state) {
   const auto heads = static_cast<double>(state.Heads());
   std::vector<double> traits;
   for (const char* name : {"attention_share", "site_heads", "context", "head_width", "budget_steps",
-                           "learning_rate", "loss", "first_loss", "largest_logit"}) {
+                           "learning_rate", "loss", "first_loss", "largest_logit", "sgd"}) {
     double mean = 0;
     for (std::size_t head = 0; head < state.Heads(); ++head) {
       mean += state.At(head, TokenFeature(name)) / heads;

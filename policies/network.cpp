@@ -220,6 +220,16 @@ void Assign(Layers& layers, const torch::Tensor& row) {
   }
 }
 
+// The weights of a network that knew so many features as those of one that knows all and thinks
+// nothing of the others. The first matrix, [hidden × features], is the encoder's.
+torch::Tensor Widened(const torch::Tensor& weights, std::int64_t hidden, std::int64_t known) {
+  const torch::Tensor encoder = weights.narrow(0, 0, hidden * known).view({hidden, known});
+  const torch::Tensor rest = weights.narrow(0, hidden * known, weights.numel() - hidden * known);
+  const torch::Tensor others =
+      torch::zeros({hidden, std::int64_t{kTokenFeatures} - known}, weights.options());
+  return torch::cat({torch::cat({encoder, others}, 1).flatten(), rest});
+}
+
 }  // namespace
 
 struct Network::Model {
@@ -615,11 +625,12 @@ std::unique_ptr<Network> Network::Model::Read(torch::serialize::InputArchive& ar
                        ", this program reads format " + std::to_string(kFormat));
   }
   const std::string features = read("features").toStringRef();
-  if (features != JoinedFeatureNames()) {
-    throw NetworkError(
-        name + "has " + std::to_string(std::count(features.begin(), features.end(), ',') + 1) +
-        " token features (" + features + "), this program has " + std::to_string(kTokenFeatures) +
-        " (" + JoinedFeatureNames() + "); train a new one");
+  const std::int64_t known = std::count(features.begin(), features.end(), ',') + 1;
+  // One from before the last features were added has their names alone in front.
+  if (!(JoinedFeatureNames() + ",").starts_with(features + ",")) {
+    throw NetworkError(name + "has " + std::to_string(known) + " token features (" + features +
+                       "), this program has " + std::to_string(kTokenFeatures) + " (" +
+                       JoinedFeatureNames() + "); train a new one");
   }
   const std::int64_t hidden = read("hidden").toInt();
   if (hidden != options.hidden) {
@@ -628,6 +639,7 @@ std::unique_ptr<Network> Network::Model::Read(torch::serialize::InputArchive& ar
   }
   torch::Tensor weights;
   archive.read("weights", weights);
+  if (weights.numel() > hidden * known) weights = Widened(weights, hidden, known);
   auto network = std::make_unique<Network>(options);
   if (weights.sizes() != network->model_->Weights().sizes() ||
       weights.scalar_type() != torch::kFloat) {

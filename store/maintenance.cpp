@@ -214,10 +214,11 @@ std::vector<Rule> Rules() {
                    kScaleChoices, kCountChoices),
        "has arrays that are not of its job's heads and sites"},
       {kWholeTrials, kTrial,
-       fmt::format("action_scale IS NOT NULL AND (length(tokens) <> j.heads * {} OR"
+       fmt::format("action_scale IS NOT NULL AND (length(tokens) % (j.heads * 4) <> 0 OR"
+                   " length(tokens) / (j.heads * 4) NOT BETWEEN {} AND {} OR"
                    " length(action_scale) <> j.heads OR length(action_count) <> j.sites OR"
                    " length(action_score) <> j.heads * 4)",
-                   kTokenFeatures * sizeof(float)),
+                   kOldestTokenFeatures, kTokenFeatures),
        "has an action that is not of its job's heads and sites"},
       {"trials", kTrial, "ack_status NOT BETWEEN 0 AND 4", "has an unknown answer (ack_status)"},
       {"trials", kTrial,

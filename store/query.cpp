@@ -47,6 +47,7 @@ constexpr std::array kJobFields = {
     Field{"budget_kind", "jobs.budget_kind", FieldKind::kWord, kBudgetKinds},
     Field{"budget_amount", "jobs.budget_amount"},
     Field{"learning_rate", "jobs.learning_rate"},
+    Field{"optimizer", "jobs.optimizer", FieldKind::kText},
 };
 constexpr std::array kTrialFields = {
     Field{"trial", "id"},

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -108,6 +109,21 @@ Database OpenStore(const std::filesystem::path& path, Store::Mode mode) {
   return database;
 }
 
+// Tokens of a store that knew fewer features: those that have come since, at the end of each row,
+// are 0.
+void Widen(State& state) {
+  const std::size_t heads = state.Heads();
+  const std::size_t features = heads > 0 ? state.tokens.size() / heads : 0;
+  if (features < kOldestTokenFeatures || features >= kTokenFeatures) return;
+  if (state.tokens.size() != heads * features) return;
+  std::vector<float> tokens(heads * kTokenFeatures);
+  for (std::size_t head = 0; head < heads; ++head) {
+    std::ranges::copy(std::span(state.tokens).subspan(head * features, features),
+                      std::span(tokens).subspan(head * kTokenFeatures).begin());
+  }
+  state.tokens = std::move(tokens);
+}
+
 // What makes the trial useless to learn from, or nothing. Trials without an action are not learned
 // from: a person may act before there is a state.
 std::optional<std::string> FindFault(const Trial& trial) {
@@ -159,7 +175,7 @@ std::string WindowName(const ObservationRecord& observation) {
 constexpr std::string_view kSelectJob =
     "SELECT id, key, name, budget_kind, budget_amount, budget_price, seed, learning_rate, started,"
     " ended, outcome, steps, compute_seconds, loss, validation_loss, policy,"
-    " (SELECT count(*) FROM trials WHERE trials.job = jobs.id) FROM jobs ";
+    " optimizer, (SELECT count(*) FROM trials WHERE trials.job = jobs.id) FROM jobs ";
 constexpr std::string_view kSelectTrialRow =
     "SELECT id, job, window, step, created, loss, imbalance, active_heads, decider, why,"
     " ack_status, ack_step, ack_why, reward FROM trials ";
@@ -183,7 +199,8 @@ JobRecord ReadJob(Database& database, const Cursor& cursor) {
   JobSpec& spec = job.spec;
   cursor.Read(job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
               spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
-              job.compute_seconds, job.loss, job.validation_loss, spec.policy, job.trials);
+              job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer,
+              job.trials);
   Cursor sites = database.Select(
       "SELECT name, kind, causal, heads, head_width, context FROM sites WHERE job = ?"
       " ORDER BY position",
@@ -210,6 +227,7 @@ Trial ReadTrial(const Database& database, const Cursor& cursor) {
     trial.action =
         Action{std::move(*action_scale), std::move(*action_count), std::move(*action_score)};
   }
+  if (!trial.state.site_offsets.empty()) Widen(trial.state);
   if (const auto fault = FindFault(trial)) {
     throw StoreError(database.Path() + ": cannot use " + TrialName(trial) + ": " + *fault);
   }
@@ -281,10 +299,10 @@ void Store::Put(const JobRecord& job) {
   database.Execute(
       "INSERT INTO jobs (id, key, name, budget_kind, budget_amount, budget_price, seed,"
       " learning_rate, started, ended, outcome, steps, compute_seconds, loss, validation_loss,"
-      " policy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      " policy, optimizer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
       spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
-      job.compute_seconds, job.loss, job.validation_loss, spec.policy);
+      job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer);
   std::size_t position = 0;
   for (const Site& site : spec.topology.sites) {
     database.Execute("INSERT INTO sites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", job.id, position++,

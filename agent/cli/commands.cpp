@@ -59,8 +59,8 @@ is as it was started.
      .summary = "the jobs in the history, newest first",
      .about =
          R"(Fields: job name outcome started steps compute_seconds loss validation_loss trials sites heads seed
-policy, and to choose by: key ended budget_kind budget_amount learning_rate. attune trials --help says
-how to choose.
+policy, and to choose by: key ended budget_kind budget_amount learning_rate optimizer. attune
+trials --help says how to choose.
 )",
      .flags = ListFlags("20"),
      .example = "jobs --where 'outcome = finished and started > -7d' --sort validation_loss"},

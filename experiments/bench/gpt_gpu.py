@@ -122,6 +122,7 @@ def main():
         budget=attune.Budget.steps(options.steps),
         seed=options.seed,
         learning_rate=options.rate,
+        optimizer=optimizer,
         fresh=True,
     )
     began = finished()

@@ -82,6 +82,7 @@ AttachOptions Options(const Daemon* daemon) {
   options.budget = {BudgetKind::kSteps, 5000};
   options.seed = 3;
   options.learning_rate = 0.01;
+  options.optimizer = "sgd";
   if (daemon != nullptr) options.endpoint = daemon->Endpoint();
   return options;
 }
@@ -137,6 +138,7 @@ TEST_CASE("a trainer introduces its sites, reports measured steps and says how i
   CHECK(hello.job.name == "net");
   CHECK(hello.job.seed == 3);
   CHECK(hello.job.learning_rate == 0.01);
+  CHECK(hello.job.optimizer == "sgd");
   CHECK(hello.job.budget == Budget{BudgetKind::kSteps, 5000});
   REQUIRE(hello.job.topology.sites.size() == 2);
   CHECK(hello.job.topology.sites[0] == Site{"lower", SiteKind::kSelf, true, 4, 4, 24});

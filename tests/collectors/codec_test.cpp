@@ -86,7 +86,8 @@ JobSpec GoldenJob() {
           .budget = {BudgetKind::kSteps, 20'000, 0.0625},
           .seed = 42,
           .learning_rate = 0.00048828125,
-          .policy = "kmeans"};
+          .policy = "kmeans",
+          .optimizer = "AdamW"};
 }
 Setting GoldenSetting() { return {{1.0F, 1.5F, 0.25F}, {1.0F, 0.5F, 2.0F}, {1, 0, 1}}; }
 

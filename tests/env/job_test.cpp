@@ -30,6 +30,17 @@ TEST_CASE("windows are equal, but for the first, which is cut at a quarter and a
   CHECK(FullWindows(1, 40) == 42);
 }
 
+TEST_CASE("an optimiser is one of stochastic gradient descent by its name, in any library") {
+  for (const char* name : {"sgd", "SGD", "ASGD", "SGD8bit", "OptimizerNames.SGD", "Sgd"}) {
+    CAPTURE(name);
+    CHECK(IsSgd(name));
+  }
+  for (const char* name : {"", "adamw", "AdamW", "Adagrad", "sg", "gds", "RMSprop"}) {
+    CAPTURE(name);
+    CHECK_FALSE(IsSgd(name));
+  }
+}
+
 TEST_CASE("an introduction is refused with the field that is at fault") {
   const auto fault_after = [](auto change) {
     JobSpec spec = ExampleSpec();
@@ -49,6 +60,7 @@ TEST_CASE("an introduction is refused with the field that is at fault") {
                  "kind 2"));
   CHECK(Contains(fault_after([](JobSpec& s) { s.learning_rate = NAN; }), "learning rate"));
   CHECK(Contains(fault_after([](JobSpec& s) { s.learning_rate = -1e-3; }), "learning rate"));
+  CHECK(Contains(fault_after([](JobSpec& s) { s.optimizer = "a\nb"; }), "optimizer "));
   CHECK(Contains(fault_after([](JobSpec& s) { s.topology.sites.clear(); }), "sites"));
 }
 

@@ -88,6 +88,7 @@ TEST_CASE("every feature of a token has its closed form") {
     CHECK(Feature(state, head, "step_cost") == Approx(2));  // 0.4 s a step against 0.1 s
     CHECK(Feature(state, head, "learning_rate") == Approx(-0.75));
     CHECK(Feature(state, head, "budget_in_compute") == 1);
+    CHECK(Feature(state, head, "sgd") == 0);
     CHECK(Feature(state, head, "first_loss") == Approx(std::log(2.0) / 2));
   }
 }
@@ -124,6 +125,9 @@ TEST_CASE("before the first step a token has the job and its setting, and nothin
     CAPTURE(name);
     CHECK(Feature(state, 0, name) == 0);
   }
+  CHECK(Feature(state, 0, "sgd") == 0);
+  spec.optimizer = "SGD";
+  CHECK(Feature(MakeState(spec, setting, nothing, nullptr, nothing), 0, "sgd") == 1);
   spec.budget.kind = BudgetKind::kCompute;  // how many steps it will hold is not known
   CHECK(Feature(MakeState(spec, setting, nothing, nullptr, nothing), 0, "budget_steps") == 0);
 }

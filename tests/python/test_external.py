@@ -63,7 +63,7 @@ def test_a_server_is_asked_at_the_end_of_a_window_and_its_answer_becomes_an_acti
         assert (question.window, question.step, question.key) == (0, 3, "run-1")
         assert question.deadline_seconds == 600
         assert [site.heads for site in question.sites] == [4, 4]
-        assert len(question.tokens) == HEADS * 28
+        assert len(question.tokens) == HEADS * 29
         assert CountChange.DOUBLE not in question.mask.open_counts(0)
         assert question.mask.open_scales(0) == [0, 1, 2, 3, 4]
         answer = halve(question)

@@ -67,12 +67,18 @@ def test_a_trainer_introduces_its_sites_reports_and_says_how_it_ended(router, mo
     monkeypatch.setenv("ATTUNE_POLICY", "kmeans")
     model = encoder()
     handle = attune.attach(
-        model, name="tiny", budget=attune.Budget.steps(500), seed=3, learning_rate=0.01
+        model,
+        name="tiny",
+        budget=attune.Budget.steps(500),
+        seed=3,
+        learning_rate=0.01,
+        optimizer=torch.optim.SGD(model.parameters(), 0.01),
     )
     step = trainer(model, handle)
     hello = next_of(router, Hello, step)
     assert hello.job == handle.job
     assert (hello.job.key, hello.job.name, hello.job.policy) == ("run-9", "tiny", "kmeans")
+    assert hello.job.optimizer == "SGD"
     assert [site.name for site in hello.job.sites] == ["layers.0.self_attn", "layers.1.self_attn"]
     assert [site.heads for site in hello.job.sites] == [4, 4]
     router.send(Welcome(1, 2, 30.0))

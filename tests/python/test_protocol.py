@@ -62,6 +62,7 @@ JOB = JobSpec(
     seed=42,
     learning_rate=0.00048828125,
     policy="kmeans",
+    optimizer="AdamW",
 )
 SETTING = Setting(floats([1.0, 1.5, 0.25]), floats([1.0, 0.5, 2.0]), b"\x01\x00\x01")
 OBSERVATION = Observation(
@@ -131,7 +132,7 @@ MESSAGES = {
         imbalance=-0.125,
         sites=JOB.sites,
         setting=SETTING,
-        tokens=floats([i / 32 for i in range(28)] + [0] * 28 + [1 - i / 32 for i in range(28)]),
+        tokens=floats([i / 32 for i in range(29)] + [0] * 29 + [1 - i / 32 for i in range(29)]),
         mask=ActionMask(
             bytes([1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1]),
             bytes([0, 0, 1, 0, 1, 0, 0, 1, 0, 0]),

@@ -3,12 +3,14 @@
 #include "store/store.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdlib>
@@ -23,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "store/maintenance.h"
 #include "store/migrations.h"
 #include "store/sqlite.h"
 #include "store/writer.h"
@@ -74,6 +77,7 @@ JobRecord SampleJob(std::uint64_t id) {
   job.spec.seed = std::numeric_limits<std::uint64_t>::max() - 4;
   job.spec.learning_rate = 3e-4;
   job.spec.policy = "kmeans";
+  job.spec.optimizer = "AdamW";
   job.started = 1700000000.25;
   job.ended = 1700001000.75;
   job.outcome = Outcome::kFinished;
@@ -520,7 +524,7 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
   { const Store store(path, Mode::kReadWrite); }
   sqlite::Database database = OpenRaw(path);
   CHECK(database.Integer("PRAGMA application_id") == 0x6174746e);
-  CHECK(database.Integer("PRAGMA user_version") == 3);
+  CHECK(database.Integer("PRAGMA user_version") == 4);
   CHECK(Strings(database, "PRAGMA journal_mode") == std::vector<std::string>{"wal"});
   CHECK(Strings(database,
                 "SELECT type || ' ' || name FROM sqlite_schema WHERE name NOT LIKE 'sqlite%'"
@@ -543,7 +547,7 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
         "id INTEGER, key TEXT!, name TEXT!, budget_kind INTEGER!, budget_amount REAL!,"
         " budget_price REAL!, seed INTEGER!, learning_rate REAL!, started REAL!, ended REAL!,"
         " outcome INTEGER!, steps INTEGER!, compute_seconds REAL!, loss REAL, validation_loss REAL,"
-        " policy TEXT!");
+        " policy TEXT!, optimizer TEXT!");
   CHECK(columns("sites") ==
         "job INTEGER!, position INTEGER!, name TEXT!, kind INTEGER!, causal INTEGER!,"
         " heads INTEGER!, head_width INTEGER!, context INTEGER!");
@@ -670,6 +674,7 @@ TEST_CASE("a store of the schema before comes to this one with all its trials") 
   CHECK(trial.acknowledgement.step == 44);
   CHECK(trial.reward == 0.125);
   CHECK(trial.state.site_offsets == std::vector<std::uint32_t>{0, 1});
+  CHECK(store.FindJob(1).value().spec.optimizer.empty());
   CHECK(trial.mask.count.at(0) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 1});
   REQUIRE(trial.action);
   CHECK(trial.action->scale == std::vector<std::uint8_t>{3});
@@ -685,6 +690,43 @@ TEST_CASE("a store of the schema before comes to this one with all its trials") 
   CHECK(database.Integer("SELECT count(*) FROM trial_arrays") == 0);
 }
 
+TEST_CASE("features that a trial was written without are 0, at the end of each head's token") {
+  const TemporaryFolder folder;
+  const auto path = folder / "store.db";
+  const Trial written = SampleTrial(1, 1);
+  StoreWithJob(path).Put(written);
+  // Each head's token cut to the features of the first stores, one head behind the other.
+  std::string cut;
+  for (std::size_t head = 0; head < written.state.Heads(); ++head) {
+    cut += fmt::format("{}substr(hex(tokens), {}, {})", head == 0 ? "" : " || ",
+                       head * kTokenFeatures * 8 + 1, kOldestTokenFeatures * 8);
+  }
+  sqlite::Database database = OpenRaw(path);
+  const std::string hex = Strings(database, "SELECT " + cut + " FROM trial_arrays").at(0);
+  const auto misfits = [&] {
+    const std::vector<std::string> faults = Check(path);
+    return std::ranges::count_if(faults, [](const std::string& fault) {
+      return fault.find("has an action that is not of its job's heads") != std::string::npos;
+    });
+  };
+  database.Script("UPDATE trial_arrays SET tokens = x'" + hex + "'");
+  CHECK(misfits() == 0);
+
+  const Trial read = Store(path, Mode::kReadOnly).FindTrial(1).value();
+  REQUIRE(read.state.tokens.size() == written.state.tokens.size());
+  for (std::size_t head = 0; head < written.state.Heads(); ++head) {
+    for (std::size_t feature = 0; feature < kTokenFeatures; ++feature) {
+      CAPTURE(head, feature);
+      CHECK(read.state.At(head, feature) ==
+            (feature < kOldestTokenFeatures ? written.state.At(head, feature) : 0.0F));
+    }
+  }
+
+  database.Script("UPDATE trial_arrays SET tokens = x'" + hex.substr(8) + "'");  // one number less
+  CHECK(misfits() == 1);
+  CHECK_THROWS_WITH(Store(path, Mode::kReadOnly).FindTrial(1), Contains("its tokens are not"));
+}
+
 TEST_CASE("a newer schema is refused with both versions and a way out") {
   const TemporaryFolder folder;
   const auto path = folder / "store.db";
@@ -692,7 +734,7 @@ TEST_CASE("a newer schema is refused with both versions and a way out") {
   OpenRaw(path).Script("PRAGMA user_version = 41");
   for (const Mode mode : {Mode::kReadOnly, Mode::kReadWrite}) {
     CHECK_THROWS_WITH(Store(path, mode), Contains(path.string()) && Contains("schema 41") &&
-                                             Contains("up to 3") && Contains("upgrade attune"));
+                                             Contains("up to 4") && Contains("upgrade attune"));
   }
   CHECK(OpenRaw(path).Integer("PRAGMA user_version") == 41);
 }

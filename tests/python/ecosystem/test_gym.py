@@ -66,7 +66,7 @@ def test_gymnasium_makes_it_by_name(suite):
 
 def test_an_observation_is_padded_with_zeros_behind_the_jobs_heads(env):
     observation, info = env.reset(options={"job": 0})
-    assert observation["tokens"].shape == (10, 28)
+    assert observation["tokens"].shape == (10, 29)
     assert list(observation["present"]) == [1] * 4 + [0] * 6
     assert observation["tokens"][:4].any(axis=1).all()
     assert not observation["tokens"][4:].any()

@@ -139,6 +139,7 @@ def test_the_hugging_face_callback_reports_the_job_from_hello_to_bye(tmp_path, l
     assert hello.job.name == "hf"
     assert hello.job.budget == attune.Budget.steps(16)
     assert hello.job.learning_rate == pytest.approx(trainer.args.learning_rate)
+    assert hello.job.optimizer == "AdamW"
     assert [message.step for message in observations] == list(range(1, 17))
     assert isinstance(bye, Bye)
     evaluated = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
@@ -241,6 +242,7 @@ def test_the_lightning_callback_reports_the_job_from_hello_to_bye(tmp_path, log)
     assert hello.job.name == "l"
     assert hello.job.budget == attune.Budget.steps(16)
     assert hello.job.learning_rate == pytest.approx(0.05)
+    assert hello.job.optimizer == "SGD"
     assert [message.step for message in observations] == list(range(1, 17))
     assert [message.loss for message in observations] == pytest.approx(module.losses, rel=1e-5)
     assert bye.validation_loss == pytest.approx(float(trainer.callback_metrics["val_loss"]))

@@ -40,6 +40,7 @@ TOKEN_FEATURES = (
     "budget_in_compute",
     "budget_steps",
     "first_loss",
+    "sgd",
 )
 """What a policy sees of a head, each brought to about -2 to 2; `env/state.h` has the formulas."""
 

@@ -433,6 +433,15 @@ def _placeholder(heads: int) -> list[list[float]]:
     return [[*metrics.values(), *[1 / PROFILE_BINS] * PROFILE_BINS, 1.0]] * heads
 
 
+def _optimizer_name(optimizer: Any) -> str:
+    """A name as it is; the class of an optimiser, also of one in accelerate's wrapper."""
+    if optimizer is None or isinstance(optimizer, str):
+        return optimizer or ""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return type(optimizer).__name__
+
+
 def attach(
     model: nn.Module,
     *,
@@ -441,6 +450,7 @@ def attach(
     key: str | None = None,
     seed: int = 0,
     learning_rate: float = 0.0,
+    optimizer: torch.optim.Optimizer | str | None = None,
     policy: str = "",
     endpoint: str | None = None,
     adapters: Sequence[Adapter] | None = None,
@@ -461,6 +471,8 @@ def attach(
         key: Names the run, also after a restart from a checkpoint; unique.
         seed: Of the run; the sampled rows come from it too.
         learning_rate: The highest of the schedule; 0 when unknown.
+        optimizer: What trains the model, or its name ("SGD"); None when unknown. The same rate
+            means little to SGD and much to Adam, and the network tells them apart by it.
         policy: Who is to decide (keep, kmeans, network …); empty: as the daemon is set.
         endpoint: ipc://… or tcp://… of the daemon.
         adapters: How attention is found (default: `attune.adapters.default()`).
@@ -490,6 +502,7 @@ def attach(
             seed=seed,
             learning_rate=learning_rate,
             policy=policy or environment.get("ATTUNE_POLICY", ""),
+            optimizer=_optimizer_name(optimizer),
         )
 
     def probe(spec: JobSpec, setting: Setting) -> Probe:

@@ -377,6 +377,7 @@ _FIELDS: tuple[wire.Record[Any], ...] = (
             Field("step", wire.U64),
             Field("action", wire.U64),
             Field("policy", _NAME, "job.policy"),
+            Field("optimizer", _NAME, "job.optimizer"),
         ),
         {"job": JobSpec, "job.budget": Budget, "setting": Setting},
     ),

@@ -135,6 +135,7 @@ class JobSpec:
         seed: Of the run, 0 to 2**64 - 1.
         learning_rate: The highest of the schedule; 0 when unknown.
         policy: Who is to decide; empty: as the daemon is set.
+        optimizer: As its library calls it, such as AdamW or SGD; empty when unknown.
     """
 
     key: str
@@ -144,6 +145,7 @@ class JobSpec:
     seed: int = 0
     learning_rate: float = 0.0
     policy: str = ""
+    optimizer: str = ""
 
     @property
     def heads(self) -> int:
@@ -261,6 +263,8 @@ def job_fault(job: JobSpec) -> str | None:
             return f"{what} {fault}"
     if job.policy and (fault := _name_fault(job.policy)):
         return f"policy {fault}"
+    if job.optimizer and (fault := _name_fault(job.optimizer)):
+        return f"optimizer {fault}"
     budget = job.budget
     if not (math.isfinite(budget.amount) and budget.amount > 0):
         return f"budget: the amount is {budget.amount}; use a finite one above 0"

@@ -58,6 +58,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
+        optimizer: Any = None,
         **_: Any,
     ) -> None:
         """Attaches to the model; with the state of the checkpoint where there is one."""
@@ -80,6 +81,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
             budget=Budget.steps(state.max_steps),
             seed=args.seed,
             learning_rate=args.learning_rate,
+            optimizer=optimizer,
             policy=self._policy,
             state=resumed,
             fresh=self._fresh and state.global_step == 0,

@@ -98,6 +98,7 @@ class AttuneCallback(Callback):
             name=self._name,
             budget=budget,
             learning_rate=rate,
+            optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             policy=self._policy,
             state=resumed,
             fresh=self._fresh and trainer.global_step == 0,
