@@ -167,7 +167,6 @@ Emission Tracker::Resume(const Hello& hello) {
   if (hello.job.seed != record_.spec.seed) contradicts("seed");
 
   record_.spec.policy = hello.job.policy;  // a run that goes on may want another
-  record_.spec.optimizer = hello.job.optimizer;
   step_ = measured_until_ = hello.step;
   unmeasured_ = 0;
   Emission emission;

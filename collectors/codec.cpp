@@ -25,7 +25,7 @@ constexpr std::array<std::string_view, std::variant_size_v<Message>> kNames = {
 
 // The messages nest to depth 3; the rest is room for fields to come.
 constexpr std::size_t kMaxDepth = 8;
-// MessagePack values in a frame. A Hello of kMaxSites sites has 28,687.
+// MessagePack values in a frame. A Hello of kMaxSites sites has 28,690.
 constexpr std::size_t kMaxValues = 65'536;
 
 template <class Archive, class T>
@@ -64,7 +64,7 @@ void Fields(Archive& a, In<Archive, Hello>& m) {
   a.Integer("step", m.step);
   a.Integer("action", m.action);
   a.Text("policy", m.job.policy, kMaxNameBytes);
-  a.Text("optimizer", m.job.optimizer, kMaxNameBytes);
+  a.LaterText("optimizer", m.job.optimizer, kMaxNameBytes);
 }
 
 template <class Archive>
@@ -265,6 +265,9 @@ class Writer {
     CheckLength(name, value.size(), limit, "bytes");
     PackText(value);
   }
+  void LaterText(std::string_view name, const std::string& value, std::size_t limit) {
+    Text(name, value, limit);
+  }
   void Line(std::string_view /*name*/, const std::string& value) {
     PackText(Cut(value, kMaxTextBytes));
   }
@@ -444,6 +447,14 @@ class Reader {
     if (value.type != msgpack::type::STR) FailType(name, value, "a string");
     CheckLength(name, value.via.str.size, limit, "bytes");
     out.assign(value.via.str.ptr, value.via.str.size);
+  }
+  // One that senders from before it do not have: then it is empty.
+  void LaterText(std::string_view name, std::string& out, std::size_t limit) {
+    if (next_ == values_.size()) {
+      out.clear();
+    } else {
+      Text(name, out, limit);
+    }
   }
   void Line(std::string_view name, std::string& out) { Text(name, out, kMaxTextBytes); }
   void Floats(std::string_view name, std::vector<float>& out, std::size_t limit) {

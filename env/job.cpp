@@ -43,11 +43,13 @@ std::string_view Name(BudgetKind kind) {
 }
 
 bool IsSgd(std::string_view optimizer) {
-  constexpr std::string_view kSgd = "sgd";
   const auto same = [](char of_name, char lower) {
     return of_name == lower || of_name == lower - 'a' + 'A';
   };
-  return !std::ranges::search(optimizer, kSgd, same).empty();
+  const auto contains = [&](std::string_view word) {
+    return !std::ranges::search(optimizer, word, same).empty();
+  };
+  return contains("sgd") && !contains("signsgd");
 }
 
 std::optional<std::string> FindFault(const JobSpec& spec) {

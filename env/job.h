@@ -45,9 +45,9 @@ struct JobSpec {
 };
 
 // Whether an optimiser of this name is one of stochastic gradient descent, in upper or lower case
-// (SGD, sgd, ASGD, SGD8bit): its steps are as long as the gradient, with or without momentum, where
-// those of Adam and its kin are as long as the learning rate. The same rate is another thing to
-// the two.
+// (SGD, sgd, ASGD, SGD8bit; not SignSGD): its steps are as long as the gradient, with or without
+// momentum, where those of Adam and its kin are as long as the learning rate. The same rate is
+// another thing to the two.
 [[nodiscard]] bool IsSgd(std::string_view optimizer);
 
 // How a job ended. Only ever add to the values.

@@ -51,7 +51,8 @@ inline constexpr std::array kTokenFeatureNames = {
 };
 inline constexpr std::size_t kTokenFeatures = kTokenFeatureNames.size();
 
-// As many as the first stores have: what came behind them is 0 in trials of those.
+// As many as the oldest trials and networks have that can still be used: what came behind them is 0
+// there.
 inline constexpr std::size_t kOldestTokenFeatures = 28;
 
 // The place of a feature in a token. Throws std::out_of_range where no feature has that name; what

@@ -626,8 +626,9 @@ std::unique_ptr<Network> Network::Model::Read(torch::serialize::InputArchive& ar
   }
   const std::string features = read("features").toStringRef();
   const std::int64_t known = std::count(features.begin(), features.end(), ',') + 1;
-  // One from before the last features were added has their names alone in front.
-  if (!(JoinedFeatureNames() + ",").starts_with(features + ",")) {
+  // One from before a feature was added has the names of those in front of it.
+  if (known < std::int64_t{kOldestTokenFeatures} ||
+      !(JoinedFeatureNames() + ",").starts_with(features + ",")) {
     throw NetworkError(name + "has " + std::to_string(known) + " token features (" + features +
                        "), this program has " + std::to_string(kTokenFeatures) + " (" +
                        JoinedFeatureNames() + "); train a new one");

@@ -251,6 +251,19 @@ TEST_CASE("golden bytes decode to the message that was encoded") {
   CHECK(status.jobs[0].last_decider == "network");
 }
 
+TEST_CASE("a Hello from before it had an optimiser is read, and says none") {
+  std::string frame = GoldenBytes("hello");
+  frame.resize(frame.size() - 6);         // a5 "AdamW"
+  frame.at(2) = static_cast<char>(0x10);  // an array of 16
+  const auto hello = std::get<Hello>(DecodeText(frame));
+  JobSpec job = GoldenJob();
+  job.optimizer.clear();
+  CHECK(hello.job == job);
+  Message memory = DecodeText(GoldenBytes("hello"));
+  Decode(std::as_bytes(std::span(frame)), memory);
+  CHECK(std::get<Hello>(memory).job == job);
+}
+
 TEST_CASE("a message is read into the memory of any other and nothing of that is left") {
   std::vector<std::string> frames;
   for (const auto& [name, message] : GoldenMessages()) frames.push_back(GoldenBytes(name));

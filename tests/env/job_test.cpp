@@ -35,7 +35,7 @@ TEST_CASE("an optimiser is one of stochastic gradient descent by its name, in an
     CAPTURE(name);
     CHECK(IsSgd(name));
   }
-  for (const char* name : {"", "adamw", "AdamW", "Adagrad", "sg", "gds", "RMSprop"}) {
+  for (const char* name : {"", "adamw", "AdamW", "Adagrad", "sg", "gds", "RMSprop", "SignSGD"}) {
     CAPTURE(name);
     CHECK_FALSE(IsSgd(name));
   }

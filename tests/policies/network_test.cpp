@@ -627,6 +627,18 @@ TEST_CASE("a file that is not a whole fitting checkpoint is refused") {
     archive.save_to(path.string());
     expected = "has 2 token features (entropy,mood)";
   }
+  SECTION("too few of the features") {  // those networks had other scale factors
+    torch::serialize::OutputArchive archive;
+    archive.write("format", c10::IValue(std::int64_t{1}));
+    std::string features;
+    for (std::size_t i = 0; i + 1 < kOldestTokenFeatures; ++i) {
+      if (i > 0) features += ',';
+      features += kTokenFeatureNames[i];
+    }
+    archive.write("features", c10::IValue(features));
+    archive.save_to(path.string());
+    expected = "has 27 token features (entropy,";
+  }
   SECTION("absent") {
     std::filesystem::remove(path);
     expected = "there is no such file";

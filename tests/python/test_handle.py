@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import warnings
 from contextlib import closing
+from types import SimpleNamespace
 
 import attune
 import pytest
@@ -91,6 +92,25 @@ def test_a_trainer_introduces_its_sites_reports_and_says_how_it_ended(router, mo
         Outcome.FINISHED, handle.steps, handle.compute_seconds, 1.25
     )
     assert not handle.step(1.0)
+
+
+def test_an_optimiser_is_named_by_its_class_whatever_is_wrapped_around_it():
+    sgd = torch.optim.SGD(encoder().parameters(), 0.01)
+    loop = SimpleNamespace(param_groups=[])
+    loop.optimizer = loop
+
+    def named(optimizer):
+        return attune.attach(
+            encoder(), budget=attune.Budget.steps(5), optimizer=optimizer
+        ).job.optimizer
+
+    assert named(None) == ""
+    assert named("Lion") == "Lion"
+    assert named(sgd) == "SGD"
+    assert named(SimpleNamespace(optimizer=sgd, param_groups=[])) == "SGD"
+    assert named(SimpleNamespace(optim=sgd, param_groups=[])) == "SGD"
+    assert named(SimpleNamespace(optimizer=None)) == "SimpleNamespace"
+    assert named(loop) == "SimpleNamespace"
 
 
 def test_an_action_is_applied_between_two_steps_and_acknowledged(router):

@@ -172,6 +172,13 @@ def test_golden_bytes_decode_to_the_message_that_was_encoded(name):
     assert decode(golden(name)) == MESSAGES[name]
 
 
+def test_a_hello_from_before_it_had_an_optimiser_is_read_and_says_none():
+    frame = golden("hello")
+    frame = frame[:2] + b"\x10" + frame[3 : -len("AdamW") - 1]
+    hello = decode(frame)
+    assert hello.job == replace(JOB, optimizer="")
+
+
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_a_frame_cut_anywhere_is_refused_as_malformed(name):
     frame = golden(name)

@@ -46,7 +46,7 @@ class TuningEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     Observations are a dictionary of float32 arrays, zeros behind the job's own heads and sites:
 
-        tokens      [max_heads, 28]         what a policy sees of a head, cut to -10 to 10
+        tokens      [max_heads, 29]         what a policy sees of a head, cut to -10 to 10
         present     [max_heads]             1 where there is a head
         site        [max_heads, max_sites]  1 at the head's site
         scale_open  [max_heads, 5]          1 for each scale choice that a head has

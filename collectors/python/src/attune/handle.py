@@ -434,11 +434,14 @@ def _placeholder(heads: int) -> list[list[float]]:
 
 
 def _optimizer_name(optimizer: Any) -> str:
-    """A name as it is; the class of an optimiser, also of one in accelerate's wrapper."""
+    """A name as it is; of an optimiser its class, within what others have wrapped around it."""
     if optimizer is None or isinstance(optimizer, str):
         return optimizer or ""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
+    for _ in range(8):  # accelerate's and Lightning's wrappers; torch.distributed.optim's
+        inner = getattr(optimizer, "optimizer", None) or getattr(optimizer, "optim", None)
+        if not hasattr(inner, "param_groups"):
+            break
+        optimizer = inner
     return type(optimizer).__name__
 
 

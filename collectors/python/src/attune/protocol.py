@@ -377,7 +377,7 @@ _FIELDS: tuple[wire.Record[Any], ...] = (
             Field("step", wire.U64),
             Field("action", wire.U64),
             Field("policy", _NAME, "job.policy"),
-            Field("optimizer", _NAME, "job.optimizer"),
+            Field("optimizer", _NAME, "job.optimizer", later=True),
         ),
         {"job": JobSpec, "job.budget": Budget, "setting": Setting},
     ),

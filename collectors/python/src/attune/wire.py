@@ -330,12 +330,14 @@ class Maybe(Kind):
 class Field:
     """One field: its name on the wire, its kind, and where the value stands in the message.
 
-    `path` is the attribute, with dots for attributes of attributes (default: the name).
+    `path` is the attribute, with dots for attributes of attributes (default: the name). One that
+    is `later` is lacked by senders from before it: then the attribute has its default.
     """
 
     name: str
     kind: Kind
     at: str = ""
+    later: bool = False
 
     @property
     def path(self) -> str:
@@ -376,6 +378,8 @@ class Record(Generic[T]):
         for place, (field, path) in enumerate(self._fields):
             where = prefix + field.name
             if place >= len(values):
+                if field.later:
+                    continue
                 _refuse(where, "is missing")
             branch = tree
             for name in path[:-1]:

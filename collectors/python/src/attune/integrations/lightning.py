@@ -35,7 +35,7 @@ class AttuneCallback(Callback):
     Args:
         name: Of the job, for people.
         policy: Who is to decide; empty: as the daemon is set.
-        learning_rate: The highest of the schedule; None: that of the first optimiser.
+        learning_rate: The highest of the schedule; None: that of the optimisers.
         budget: Of the job; None: the Trainer's steps.
         validation_loss: Name of the logged metric that is the job's validation loss, in nats.
         writer: A `SummaryWriter` that is told what was measured
@@ -87,18 +87,15 @@ class AttuneCallback(Callback):
                 )
                 return
             budget = Budget.steps(int(steps))
-        rate = self._learning_rate
-        if rate is None:
-            rate = max(
-                (group["lr"] for one in trainer.optimizers for group in one.param_groups),
-                default=0.0,
-            )
+        rates = [(group["lr"], one) for one in trainer.optimizers for group in one.param_groups]
+        highest, optimizer = max(rates, key=lambda of: of[0], default=(0.0, None))
+        rate = highest if self._learning_rate is None else self._learning_rate
         self.handle = attach(
             pl_module,
             name=self._name,
             budget=budget,
             learning_rate=rate,
-            optimizer=trainer.optimizers[0] if trainer.optimizers else None,
+            optimizer=optimizer,
             policy=self._policy,
             state=resumed,
             fresh=self._fresh and trainer.global_step == 0,
