@@ -38,7 +38,7 @@ struct AttachOptions {
   // The weights are as they were drawn, trained by nobody: then Attach waits for what the daemon
   // decides before the first step, and applies it (Probe::Opening). Without it the daemon goes by
   // what is measured, as it must where weights have something to lose. The network decides there
-  // only where it is told the learning rate.
+  // only where it is told the learning rate and an optimiser other than SGD.
   bool fresh = false;
   // Of a run that goes on from a checkpoint, under its key: what Handle::Steps and ComputeSeconds
   // said when that was saved.

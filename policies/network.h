@@ -87,8 +87,8 @@ class Network : public Policy {
   // not sure enough. Action::score holds the noisy scores of the draw, so the order of the draw,
   // and with it the probability, can be found again.
   [[nodiscard]] Verdict Decide(const Situation& situation, std::mt19937_64& random) override;
-  // Declines also when it has learned from no decision before a first step, and when the job's
-  // learning rate is not known.
+  // Declines also when it has learned from no decision before a first step, when the job's learning
+  // rate or optimiser is not known, and under SGD.
   [[nodiscard]] Verdict Open(const Situation& situation, std::mt19937_64& random) override;
 
   // A sample's action under the present weights. Throws std::invalid_argument if its parts do not

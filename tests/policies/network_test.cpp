@@ -688,9 +688,13 @@ TEST_CASE("before a first step a network decides where it has learned from such 
   REQUIRE(std::holds_alternative<Decline>(verdict));
   CHECK(std::get<Decline>(verdict).why == "has learned from no decision before a first step");
   network.SetProgress(300, 1, 1);
-  const Verdict unknown = network.Open(job.View(), random);
-  CHECK(std::get<Decline>(unknown).why == "the job does not say its learning rate");
+  const auto declines = [&] { return std::get<Decline>(network.Open(job.View(), random)).why; };
+  CHECK(declines() == "the job does not say its learning rate");
   job.spec.learning_rate = 0.01;
+  CHECK(declines() == "the job does not say its optimiser");
+  job.spec.optimizer = "SGD";
+  CHECK(declines() == "under SGD it goes by what is measured");
+  job.spec.optimizer = "adamw";
   std::mt19937_64 same = random;
   const auto opening = std::get<Decision>(network.Open(job.View(), random));
   CHECK(opening.action == std::get<Decision>(network.Decide(job.View(), same)).action);

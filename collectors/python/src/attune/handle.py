@@ -475,7 +475,7 @@ def attach(
         seed: Of the run; the sampled rows come from it too.
         learning_rate: The highest of the schedule; 0 when unknown.
         optimizer: What trains the model, or its name ("SGD"); None when unknown. The same rate
-            means little to SGD and much to Adam, and the network tells them apart by it.
+            means little to SGD and much to Adam.
         policy: Who is to decide (keep, kmeans, network …); empty: as the daemon is set.
         endpoint: ipc://… or tcp://… of the daemon.
         adapters: How attention is found (default: `attune.adapters.default()`).
@@ -485,7 +485,8 @@ def attach(
             daemon decides before the first step, and applies it (half a second at most where there
             is no daemon, a second more where there is one; not with several ranks). Without it the
             daemon goes by what is measured, as it must where weights have something to lose. The
-            network decides there only where it is told the learning rate.
+            network decides there only where it is told the learning rate and an optimiser other
+            than SGD.
 
     Raises:
         ValueError: For a model without attention, an endpoint, name or budget that cannot be used,
