@@ -170,16 +170,6 @@ std::vector<double> Differences(const Group& group, const Critic& critic, double
   return differences;
 }
 
-// Mean log of the scales of a site's active heads.
-float LogScale(const Setting& setting, std::size_t first, std::size_t heads) {
-  float sum = 0;
-  for (std::size_t head = first; head < first + heads; ++head) {
-    if (setting.active[head] != 0) sum += std::log(setting.scale[head]);
-  }
-  const std::size_t active = CountActive(std::span(setting.active).subspan(first, heads));
-  return sum / static_cast<float>(std::max<std::size_t>(active, 1));
-}
-
 }  // namespace
 
 bool IsUntouched(const State& state) {
@@ -296,61 +286,6 @@ void Weigh(Group& group, const Critic& loss, const Weighing& weighing) {
     Episode& episode = group.episodes[i];
     episode.weights.assign(episode.trials.size(), costs[i] * scale);
   }
-}
-
-Step Towards(const Trial& trial, const Setting& goal, const std::vector<float>& score) {
-  // Heads that are active at the goal stay, or come in, before all others.
-  constexpr float kFirst = 1e3F;
-  constexpr std::size_t kActive = TokenFeature("active");
-  constexpr std::size_t kScale = TokenFeature("scale");
-  const State& state = trial.state;
-  Step step{Action::Keep(state.Heads(), state.Sites()), state.Active()};
-  for (std::size_t head = 0; head < state.Heads(); ++head) {
-    step.action.score[head] = score[head] + (goal.active[head] != 0 ? kFirst : 0.0F);
-  }
-  for (std::size_t site = 0; site < state.Sites(); ++site) {
-    const std::size_t first = state.site_offsets[site];
-    const std::size_t heads = state.site_offsets[site + 1] - first;
-    const auto active = std::span(step.active).subspan(first, heads);
-    const std::size_t now = CountActive(active);
-    const std::size_t wanted = CountActive(std::span(goal.active).subspan(first, heads));
-    CountChange best = CountChange::kKeep;
-    const auto distance = [&](CountChange change) {
-      const std::size_t count = ChangedCount(now, change, heads);
-      return count > wanted ? count - wanted : wanted - count;
-    };
-    for (std::size_t choice = 0; choice < kCountChoices; ++choice) {
-      const auto change = static_cast<CountChange>(choice);
-      if (IsOpening(trial) && ChangedCount(now, change, heads) > now) continue;
-      if (trial.mask.count[site][choice] != 0 && distance(change) < distance(best)) best = change;
-    }
-    step.action.count[site] = best;
-    SelectHeads(active, std::span(step.action.score).subspan(first, heads),
-                ChangedCount(now, best, heads));
-    const float elsewhere = LogScale(goal, first, heads);
-    for (std::size_t head = first; head < first + heads; ++head) {
-      if (state.At(head, kActive) == 0) continue;
-      const float before = std::log(kMaxScale) * state.At(head, kScale);
-      const float wish = goal.active[head] != 0 ? std::log(goal.scale[head]) : elsewhere;
-      const auto off = [&](std::size_t choice) {
-        return std::abs(before + std::log(kScaleFactors[choice]) - wish);
-      };
-      std::uint8_t& scale = step.action.scale[head];
-      for (std::uint8_t choice = 0; choice < kScaleChoices; ++choice) {
-        if (trial.mask.scale[head][choice] != 0 && off(choice) < off(scale) - 1e-6F) scale = choice;
-      }
-    }
-  }
-  return step;
-}
-
-const Trial* TrialAt(const Episode& episode, const Trial& trial) {
-  const bool opening = IsOpening(trial);
-  const Trial* last = opening ? nullptr : &episode.trials.front();
-  for (const Trial& of_run : episode.trials) {
-    if (opening ? IsOpening(of_run) : of_run.window <= trial.window) last = &of_run;
-  }
-  return last;
 }
 
 void WeighGreedily(Group& group) {

@@ -62,26 +62,11 @@ struct Weighing {
 // plans together have one vote against leaving the job alone, and a job counts by what is at stake:
 // by how far its best and its worst plan are apart.
 void Weigh(Group& group, const Critic& loss, const Weighing& weighing);
-
-// Whether all heads are active with their logits as they are.
-[[nodiscard]] bool IsUntouched(const State& state);
-
-// The action that brings a job from where it stood in `trial` nearest to `goal`, which another run
-// of the same weights had come to by then, with the heads that are active behind it. Heads that the
-// goal does not tell apart stay, or come in, by `score`. Heads that are not active at the goal are
-// to have the scale of those of their site that are. Before the first step none comes in.
-struct Step {
-  Action action;
-  std::vector<std::uint8_t> active;
-};
-[[nodiscard]] Step Towards(const Trial& trial, const Setting& goal,
-                           const std::vector<float>& score);
-// The run's last decision in or before the window of `trial`, its first one at the earliest; of one
-// before the first step, the last of those. None where it has none of them.
-[[nodiscard]] const Trial* TrialAt(const Episode& episode, const Trial& trial);
-
 // The same by what the next window alone brought, in standard deviations of the group's in that
 // window: a greedy bandit, as a baseline.
 void WeighGreedily(Group& group);
+
+// Whether all heads are active with their logits as they are.
+[[nodiscard]] bool IsUntouched(const State& state);
 
 }  // namespace attune

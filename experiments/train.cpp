@@ -17,12 +17,12 @@
 #include <memory>
 #include <optional>
 #include <random>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "experiments/groups.h"
+#include "experiments/lessons.h"
 #include "policies/network.h"
 
 namespace attune {
@@ -41,110 +41,6 @@ struct Options {
   std::int64_t epochs = 0;
   std::uint64_t seed = 0;
 };
-
-// Until then a job can still be brought to where another run of it was.
-constexpr float kEarly = 0.25F;  // of the budget
-// Plans of less weight in their group teach nothing.
-constexpr double kLeastWeight = 0.01;
-
-float ProgressOf(const Trial& trial) { return trial.state.At(0, TokenFeature("progress")); }
-
-// The decisions of the episodes as they were made, each by its own weight.
-std::vector<Sample> DecisionsOf(const std::vector<Group*>& groups) {
-  std::vector<Sample> samples;
-  for (const Group* group : groups) {
-    for (const Episode& episode : group->episodes) {
-      for (std::size_t i = 0; i < episode.trials.size(); ++i) {
-        const Trial& trial = episode.trials[i];
-        samples.push_back(MakeSample(trial.state, trial.mask, *trial.action, trial.state.Active(),
-                                     trial.setting.active));
-        samples.back().weight = episode.weights[i];
-        samples.back().target_value = episode.returns[i];
-      }
-    }
-  }
-  return samples;
-}
-
-// What a policy would have been asked before the first step of a job, with all its heads.
-Trial BeforeFirstStep(const JobSpec& spec) {
-  const Setting setting = Setting::Neutral(spec.topology.Heads());
-  const WindowReading nothing = Unmeasured(setting.active);
-  Trial trial;
-  trial.state = MakeState(spec, setting, nothing, nullptr, nothing);
-  trial.mask = MaskOf(spec.topology, setting);
-  trial.setting = setting;
-  return trial;
-}
-
-Step KeepIn(const Trial& trial) {
-  return {Action::Keep(trial.state.Heads(), trial.state.Sites()), trial.state.Active()};
-}
-
-// What the plans that are worth it would have done. A plan is taught in the states of its own run;
-// and, early in the budget, in those of all other runs of its job: to go where its run was by then.
-// So a policy learns one way for a job, from wherever it stands, where plans that are mixed lead
-// nowhere. To leave the job alone is one of the plans: to go no further, wherever it stands.
-// Decisions of other plans have no weight, and teach the value alone. Where no job of a name was
-// decided on before its first step, the lesson is to keep everything there.
-std::vector<Sample> LessonsOf(const std::vector<Group*>& groups) {
-  std::vector<Sample> samples;
-  const auto add = [&](const Trial& trial, const Step& step, double weight, double value) {
-    samples.push_back(
-        MakeSample(trial.state, trial.mask, step.action, trial.state.Active(), step.active));
-    samples.back().weight = weight;
-    samples.back().target_value = value;
-  };
-  std::set<std::string> opened;  // jobs by name
-  for (const Group* group : groups) {
-    for (const Episode& episode : group->episodes) {
-      if (std::ranges::any_of(episode.trials, IsOpening)) opened.insert(episode.job.spec.name);
-    }
-  }
-  for (const Group* group : groups) {
-    double most = group->alone;
-    std::map<std::uint32_t, double> untouched;  // trials of each window
-    for (const Episode& episode : group->episodes) {
-      most = std::max(most, episode.weights[0]);
-      for (const Trial& trial : episode.trials) untouched[trial.window] += IsUntouched(trial.state);
-    }
-    const double least = kLeastWeight * most;
-    if (!opened.contains(group->episodes.front().job.spec.name)) {
-      const Trial trial = BeforeFirstStep(group->episodes.front().job.spec);
-      for (const Episode& episode : group->episodes) {
-        add(trial, KeepIn(trial),
-            group->alone / static_cast<double>(group->episodes.size()) + episode.weights[0],
-            episode.returns[0]);
-      }
-    }
-    for (const Episode& visited : group->episodes) {
-      for (std::size_t i = 0; i < visited.trials.size(); ++i) {
-        const Trial& trial = visited.trials[i];
-        const double value = visited.returns[i];
-        const bool early = ProgressOf(trial) <= kEarly;
-        const Step kept = KeepIn(trial);
-        for (const Episode& plan : group->episodes) {
-          const double weight = plan.weights[0] < least ? 0 : plan.weights[0];
-          if (&plan == &visited) {
-            add(trial, {*trial.action, trial.setting.active}, weight, value);
-          } else if (early && weight > 0) {
-            const Trial* const then = TrialAt(plan, trial);
-            add(trial, then == nullptr ? kept : Towards(trial, then->setting, then->action->score),
-                weight, value);
-          }
-        }
-        if (group->alone < least) continue;
-        // In early states the plans count once for each, and so does this. To bring back the heads
-        // that had been removed was worse than either (policies/network_history.md).
-        const double alone = group->alone / (early ? 1 : untouched[trial.window]);
-        if (early || IsUntouched(trial.state)) {
-          add(trial, kept, alone, value);
-        }
-      }
-    }
-  }
-  return samples;
-}
 
 // Weighted mean negative log-probability of the decisions.
 double Surprise(const Network& network, const std::vector<Sample>& samples) {
