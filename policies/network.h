@@ -127,8 +127,9 @@ class Network : public Policy {
   // Writes a temporary file beside `path`, flushes it to the disk and renames it. The optimiser's
   // running means are not part of it. Throws NetworkError.
   void Save(const std::filesystem::path& path) const;
-  // Throws NetworkError for a file that is not a checkpoint, or one of another format, hidden size
-  // or token features than asked for, saying which.
+  // One from before the last token features were added is read, and does not look at them. Throws
+  // NetworkError for a file that is not a checkpoint, or one of another format, hidden size or
+  // other features, saying which.
   [[nodiscard]] static std::unique_ptr<Network> Load(const std::filesystem::path& path,
                                                      const NetworkOptions& options);
   // The one that attune comes with (policies/network.pt, provenance beside it). Throws as Load.

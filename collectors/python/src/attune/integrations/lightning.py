@@ -87,7 +87,11 @@ class AttuneCallback(Callback):
                 )
                 return
             budget = Budget.steps(int(steps))
-        rates = [(group["lr"], one) for one in trainer.optimizers for group in one.param_groups]
+        rates = [
+            (group.get("initial_lr", group["lr"]), one)  # before a warm-up scales it down
+            for one in trainer.optimizers
+            for group in one.param_groups
+        ]
         highest, optimizer = max(rates, key=lambda of: of[0], default=(0.0, None))
         rate = highest if self._learning_rate is None else self._learning_rate
         self.handle = attach(
