@@ -35,7 +35,7 @@ class AttuneCallback(Callback):
     Args:
         name: Of the job, for people.
         policy: Who is to decide; empty: as the daemon is set.
-        learning_rate: The highest of the schedule; None: that of the optimisers.
+        learning_rate: The highest of the schedule; None: the highest that an optimiser has.
         budget: Of the job; None: the Trainer's steps.
         validation_loss: Name of the logged metric that is the job's validation loss, in nats.
         writer: A `SummaryWriter` that is told what was measured
