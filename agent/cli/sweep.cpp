@@ -5,7 +5,6 @@
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <sstream>
 
 #include "agent/cli/command.h"
@@ -110,10 +109,10 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
         part += fmt::format(" --{} '{}'", option, arguments.Get<std::string>(option));
       }
     }
-    fmt::print(stderr,
-               "attune sweep: stopped with {} of {} runs to do: {}; go on with: attune sweep "
-               "resume {}{}\n",
-               progress.runs - progress.done, progress.runs, progress.stopped, name, part);
+    const bool goes_on = progress.done + progress.elsewhere < progress.runs;
+    fmt::print(stderr, "attune sweep: stopped with {} of {} runs to do: {}{}\n",
+               progress.runs - progress.done, progress.runs, progress.stopped,
+               goes_on ? fmt::format("; go on with: attune sweep resume {}{}", name, part) : "");
     return kNothing;
   }
   return progress.failed > 0 ? kNothing : kOk;
@@ -122,14 +121,10 @@ int RunOn(const Folder& folder, const Arguments& arguments) {
 int Begin(const std::vector<std::string>& words) {
   const Arguments arguments = Parse("sweep run", words);
   if (!arguments.Has("file")) throw UsageError("run which sweep? give its file");
-  const auto file = arguments.Get<std::string>("file");
-  std::ifstream stream(file);
-  if (!stream) throw UsageError(fmt::format("cannot read {}: give a sweep's file", file));
-  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  const auto plan = sweep::ReadPlan(arguments.Get<std::string>("file"));
   // Before there is a folder: a part that is none begins nothing.
-  const auto asked =
-      sweep::Asked(sweep::PlanRuns(sweep::ParseSpec(text, file)), OptionsOf(arguments));
-  if (!arguments.Has("dry-run")) return RunOn(Folder::Begin(Sweeps(arguments), file), arguments);
+  const auto asked = sweep::Asked(plan.runs, OptionsOf(arguments));
+  if (!arguments.Has("dry-run")) return RunOn(Folder::Begin(Sweeps(arguments), plan), arguments);
   Table table({"run", "parameters", "command"});
   for (const sweep::Run& run : asked) {
     table.Add({run.id, run.Describe(), fmt::format("{}", fmt::join(run.command, " "))});
@@ -235,10 +230,8 @@ int Join(const std::vector<std::string>& words) {
     fmt::print("; {} left out: others of their parameters and seed have run here", joined.left_out);
   }
   if (joined.incomplete > 0) {
-    fmt::print(
-        "; of {} of them others are not done there: join them later, or they are compared "
-        "with runs of this machine",
-        joined.incomplete);
+    fmt::print("; of {} of them others are not done there: join its report again when they are",
+               joined.incomplete);
   }
   if (joined.unplanned > 0) fmt::print("; {} are none of this sweep's", joined.unplanned);
   fmt::print("\n");

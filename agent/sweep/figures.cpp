@@ -1,6 +1,7 @@
 #include "agent/sweep/figures.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -57,6 +58,14 @@ std::optional<double> Number(const Result& result, const std::string& field) {
 using Lookup = std::map<std::string, const Result*>;
 std::string Key(const std::string& policy, const Run& run) { return policy + " " + run.Pair(); }
 
+// What is drawn as one for an interval.
+std::string ClusterOf(const Spec& spec, const Run& run) {
+  if (spec.clusters.empty()) return run.parameters.dump();
+  json cluster = json::object();
+  for (const std::string& name : spec.clusters) cluster[name] = run.parameters.at(name);
+  return cluster.dump();
+}
+
 double MeanOf(const std::vector<double>& values) {
   double sum = 0;
   for (const double value : values) sum += value;
@@ -83,8 +92,11 @@ Figure WorstJob(const std::vector<Pair>& pairs, bool minimize, std::size_t left_
 }
 
 std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& runs,
-                                const Selection& selection, bool minimize, std::size_t left_out) {
+                                const Selection& selection, const Spec& spec,
+                                std::size_t left_out) {
+  const bool minimize = spec.minimize;
   std::vector<double> shares;
+  std::vector<std::string> clusters;
   for (const auto& [job, own] : ByJob(pairs)) {
     double closed = 0;
     double gap = 0;
@@ -104,12 +116,13 @@ std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& ru
     }
     if ((minimize ? gap : -gap) > 0) {
       shares.push_back(closed / gap);
+      clusters.push_back(ClusterOf(spec, own.front().run->run));
     } else {
       left_out += compared;  // the healthy ones ended no better: there is nothing to close
     }
   }
   if (shares.empty()) return std::nullopt;
-  return Figure{Mean(shares), left_out};
+  return Figure{Mean(shares, clusters), left_out};
 }
 
 std::optional<Figure> Hindsight(const std::vector<Pair>& pairs, const Lookup& runs,
@@ -167,10 +180,10 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   const bool minimize = results.spec.minimize;
   Figure figure;
   std::vector<double> values;
-  std::vector<std::string> jobs;  // of each
+  std::vector<std::string> clusters;  // of each
   const auto add = [&](const Result& result, double value) {
     values.push_back(value);
-    jobs.push_back(result.run.parameters.dump());
+    clusters.push_back(ClusterOf(results.spec, result.run));
   };
   if (name == "value" || name == "failed") {
     for (const Result& result : results.runs) {
@@ -181,20 +194,23 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
         } else {
           ++figure.left_out;
         }
-      } else if (HasResult(result) && Number(result, selection.field)) {
+      } else if (HasResult(result) && (selection.field.empty() || !IsHalved(result)) &&
+                 Number(result, selection.field)) {
         add(result, *Number(result, selection.field));
       } else {
         ++figure.left_out;
       }
     }
     if (values.empty()) return std::nullopt;
-    figure.interval = Mean(values, jobs);
+    figure.interval = Mean(values, clusters);
     return figure;
   }
 
   // Of these a run that was stopped early can say nothing.
+  constexpr std::array<std::string_view, 6> kOfEnds = {
+      "worst_job", "gap_closed", "hindsight", "compute", "compute_to_target", "reached"};
   const bool to_the_end =
-      name == "worst_job" || name == "gap_closed" || name == "hindsight" || name == "compute";
+      std::ranges::find(kOfEnds, name) != kOfEnds.end() || !selection.field.empty();
   const auto can_say = [&](const Result& result) {
     return HasResult(result) && !(to_the_end && IsHalved(result));
   };
@@ -223,7 +239,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   }
   if (pairs.empty()) return std::nullopt;
   if (name == "worst_job") return WorstJob(pairs, minimize, figure.left_out);
-  if (name == "gap_closed") return GapClosed(pairs, runs, selection, minimize, figure.left_out);
+  if (name == "gap_closed") return GapClosed(pairs, runs, selection, results.spec, figure.left_out);
   if (name == "hindsight") return Hindsight(pairs, runs, selection, minimize, figure.left_out);
   for (const Pair& pair : pairs) {
     Point own = *pair.run->outcome->last;
@@ -255,6 +271,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
         add(*pair.run, compute ? 1 : 0);
       } else {
         bool all_done = true;
+        bool stands_in = false;
         for (const std::string& policy : selection.longer) {
           if (compute) break;
           const auto longer = runs.find(Key(policy, pair.run->run));
@@ -266,7 +283,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
           if (!compute) continue;
           // What the run itself has spent without reaching it counts, whatever another's luck was.
           compute = std::max(*compute, own.compute);
-          ++figure.stand_ins;
+          stands_in = true;
         }
         if (!compute && !all_done) {
           ++figure.left_out;
@@ -277,6 +294,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
           ++figure.left_out;
           continue;
         }
+        if (stands_in) ++figure.stand_ins;
         add(*pair.run,
             compute && took ? *compute / *took : std::numeric_limits<double>::infinity());
       }
@@ -286,7 +304,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   }
   if (values.empty()) return std::nullopt;
   if (name == "difference" || name == "reached") {
-    figure.interval = Mean(values, jobs);
+    figure.interval = Mean(values, clusters);
   } else if (name == "worst_relative") {
     const auto [least, most] = std::ranges::minmax(values);
     figure.interval = {minimize ? most : least, std::nullopt, std::nullopt, values.size()};
@@ -295,7 +313,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     if (std::ranges::any_of(values, [](double value) { return !(value > 0); })) {
       return std::nullopt;
     }
-    figure.interval = GeometricMean(values, jobs);
+    figure.interval = GeometricMean(values, clusters);
   }
   return figure;
 }

@@ -63,10 +63,10 @@ struct Selection {
 
 struct Figure {
   Interval interval;
-  // Runs without a result, or whose partner has none; of worst_job, gap_closed, hindsight and
-  // compute also those that halving stopped; of ratios those of numbers that are not above 0; of
-  // gap_closed those of jobs without a gap; of compute_to_target those whose partner was never
-  // better than where it began.
+  // Runs without a result, or whose partner has none; of worst_job, gap_closed, hindsight, compute,
+  // compute_to_target, reached and fields also those that halving stopped; of ratios those of
+  // numbers that are not above 0; of gap_closed those of jobs without a gap; of compute_to_target
+  // those whose partner was never better than where it began.
   std::size_t left_out = 0;
   std::size_t stand_ins = 0;  // of compute_to_target: pairs that a longer budget decided
 };

@@ -69,6 +69,20 @@ std::string FromProc(const char* file, std::string_view key) {
   return "";
 }
 
+// Whether tracked files of the repository that `git` asks differ from its revision. The report that
+// an earlier part of the sweep has left there is none of them.
+bool IsModified(const std::string& git, const Spec& spec) {
+  std::string status = git + "status --porcelain -uno -- :/";
+  const fs::path top = FirstLine(git + "rev-parse --show-toplevel 2>/dev/null");
+  const fs::path report = (spec.results / spec.name).lexically_relative(top);
+  if (!report.empty() && *report.begin() != "..") {
+    for (const char* type : {".md", ".json", ".csv"}) {
+      status += " " + Quoted(":(top,exclude,literal)" + report.string() + type);
+    }
+  }
+  return !FirstLine(status + " 2>/dev/null").empty();
+}
+
 // What somebody needs to repeat the sweep.
 json Describe(const Spec& spec) {
   utsname system{};
@@ -84,7 +98,7 @@ json Describe(const Spec& spec) {
   }
   return {{"attune", ATTUNE_VERSION},
           {"revision", revision.empty() ? json() : json(revision)},
-          {"modified", !FirstLine(git + "status --porcelain -uno 2>/dev/null").empty()},
+          {"modified", IsModified(git, spec)},
           {"host", system.nodename},
           {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)},
           {"processor", FromProc("/proc/cpuinfo", "model name")},
@@ -155,28 +169,35 @@ void WriteWhole(const fs::path& file, std::string_view content, int mode) {
   SyncFolder(file.parent_path());
 }
 
-Folder Folder::Begin(const fs::path& sweeps, const fs::path& file) {
-  const std::string text = ReadText(file);
-  const Spec spec = ParseSpec(text, file);
-  Folder folder(sweeps / spec.name);
+Plan ReadPlan(const fs::path& file) {
+  if (!fs::exists(file)) {
+    throw SweepError(fmt::format("cannot read {}: give a sweep's file", file.string()));
+  }
+  Plan plan{.file = file, .text = ReadText(file), .spec = {}, .runs = {}};
+  plan.spec = ParseSpec(plan.text, file);
+  plan.runs = PlanRuns(plan.spec);
+  return plan;
+}
+
+Folder Folder::Begin(const fs::path& sweeps, const Plan& plan) {
+  Folder folder(sweeps / plan.spec.name);
   if (fs::exists(folder.path_ / "plan.json")) {
-    if (ReadText(folder.path_ / "sweep.toml") != text) {
+    if (ReadText(folder.path_ / "sweep.toml") != plan.text) {
       throw SweepError(fmt::format(
           "sweep '{}' began with another content of its file ({}); give this one another name, or "
           "remove that folder",
-          spec.name, folder.path_.string()));
+          plan.spec.name, folder.path_.string()));
     }
     return folder;
   }
-  const std::vector<Run> runs = PlanRuns(spec);
-  json plan = {{"file", fs::absolute(file).string()},
-               {"provenance", Describe(spec)},
-               {"runs", json::array()}};
-  for (const Run& run : runs) plan["runs"].push_back(ToJson(run));
+  json object = {{"file", fs::absolute(plan.file).string()},
+                 {"provenance", Describe(plan.spec)},
+                 {"runs", json::array()}};
+  for (const Run& run : plan.runs) object["runs"].push_back(ToJson(run));
   fs::create_directories(folder.path_ / "runs");
-  WriteWhole(folder.path_ / "sweep.toml", text);
+  WriteWhole(folder.path_ / "sweep.toml", plan.text);
   // Last: a sweep without a plan has not begun.
-  WriteWhole(folder.path_ / "plan.json", plan.dump(1) + "\n");
+  WriteWhole(folder.path_ / "plan.json", object.dump(1) + "\n");
   return folder;
 }
 
@@ -273,6 +294,7 @@ std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   outcome.cpu_seconds = object.at("cpu_seconds");
   outcome.memory = object.at("memory");
   outcome.host = object.at("host");
+  outcome.joined = object.value("joined", false);
   return outcome;
 }
 
@@ -305,7 +327,8 @@ void Folder::WriteOutcome(const RunOutcome& outcome) const {
                        {"seconds", outcome.seconds},
                        {"cpu_seconds", outcome.cpu_seconds},
                        {"memory", outcome.memory},
-                       {"host", outcome.host}};
+                       {"host", outcome.host},
+                       {"joined", outcome.joined}};
   WriteWhole(Of(outcome.id) / "outcome.json",
              object.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
 }

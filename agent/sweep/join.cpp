@@ -75,6 +75,22 @@ Joined Join(const Folder& folder, const json& report) {
           "the report's runs had another command than this sweep's; join it to a sweep "
           "of the same file");
     }
+    // Variants that one of the two lacks have no runs to join.
+    json setup = SetupOf(spec);
+    const json theirs = report.at("setup");
+    for (const auto& [name, variant] : theirs.at("variants").items()) {
+      if (setup.at("variants").contains(name) && setup["variants"][name] != variant) {
+        throw SweepError(fmt::format(
+            "variant '{}' was another in the report's sweep; join it to a sweep of the same file",
+            name));
+      }
+    }
+    if (setup["environment"] != theirs.at("environment") ||
+        setup["daemon"] != theirs.at("daemon")) {
+      throw SweepError(
+          "the report's runs had another [environment] or [daemon] than this sweep's; join it to a "
+          "sweep of the same file");
+    }
     runs = RunsOf(report);
     for (const json& row : report.at("runs")) {
       if (!row.at("ending").is_null()) continue;
@@ -127,6 +143,7 @@ Joined Join(const Folder& folder, const json& report) {
   Joined joined;
   std::vector<Ended> taken;
   for (Ended& ended : runs) {
+    ended.outcome.joined = true;
     const auto place = planned.find(key(ended.run));
     if (place == planned.end()) {
       ++joined.unplanned;

@@ -2,6 +2,7 @@
 //
 //   FOLDER/sweep.toml            the file, as it was when the sweep began
 //          plan.json             its runs, and what is needed to repeat them
+//          resumed.json          what else it has been gone on with; only then
 //          environment.json      how trainers reach the daemon; private (0600)
 //          joined.json           where runs are from that other machines have done; only then
 //          attuned/              state of the sweep's daemon, with the history of its trials
@@ -50,6 +51,17 @@ struct Run {
 // same file gives the same runs in the same order. Throws SweepError if there are too many.
 [[nodiscard]] std::vector<Run> PlanRuns(const Spec& spec);
 
+// A sweep as its file says.
+struct Plan {
+  std::filesystem::path file;
+  std::string text;  // of the file
+  Spec spec;
+  std::vector<Run> runs;
+};
+
+// Throws SweepError if the file cannot be read, or as ParseSpec and PlanRuns do.
+[[nodiscard]] Plan ReadPlan(const std::filesystem::path& file);
+
 // How a run ended.
 enum class Ending {
   kFinished,  // by itself, with a result
@@ -85,6 +97,7 @@ struct RunOutcome {
   double cpu_seconds = 0;     // processor time of all its processes
   std::uint64_t memory = 0;   // bytes, highest resident size of one process
   std::string host;
+  bool joined = false;  // taken over from another machine (join.h)
 };
 
 // A sweep's folder. Reading does not change it; used by one thread at a time.
@@ -92,10 +105,9 @@ class Folder {
  public:
   explicit Folder(std::filesystem::path path) : path_(std::move(path)) {}
 
-  // Begins the sweep of `file`, or opens the one that began with the same content. Throws
-  // SweepError where one of another content has the name.
-  [[nodiscard]] static Folder Begin(const std::filesystem::path& sweeps,
-                                    const std::filesystem::path& file);
+  // Begins the sweep, or opens the one that began with the same content. Throws SweepError where
+  // one of another content has the name.
+  [[nodiscard]] static Folder Begin(const std::filesystem::path& sweeps, const Plan& plan);
   // Throws SweepError, naming those that are there, if there is no sweep of the name.
   [[nodiscard]] static Folder Open(const std::filesystem::path& sweeps, const std::string& name);
   // The names of all sweeps, sorted.
@@ -105,7 +117,8 @@ class Folder {
   [[nodiscard]] std::filesystem::path Of(std::uint64_t run) const;
   [[nodiscard]] Spec ReadSpec() const;
   [[nodiscard]] std::vector<Run> ReadRuns() const;
-  // Revision, machine, packages, as they were when the sweep began; under "resumed" what they were
+  // Revision, machine, packages, as they were when the sweep began ("modified": tracked files
+  // differed from the revision, other than the sweep's own report); under "resumed" what they were
   // when it was gone on with, where that was anything else; under "joined" those of the runs that
   // were joined (join.h), each with "runs", how many, and "provenance".
   [[nodiscard]] nlohmann::json Provenance() const;

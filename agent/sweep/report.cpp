@@ -15,6 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kCurvePoints = 20;
+constexpr int kBarDigits = 5;  // a bar of 1.005 that 1.0053 does not hold is to be seen
 
 json OrNull(const std::optional<double>& value) {
   return value && std::isfinite(*value) ? json(*value) : json();
@@ -28,11 +29,13 @@ json ToJson(const std::optional<Figure>& figure) {
           {"left_out", figure->left_out},  {"stand_ins", figure->stand_ins}};
 }
 
-std::string Text(const std::optional<Figure>& figure) {
+std::string Text(const std::optional<Figure>& figure, int digits = 4) {
   if (!figure) return "-";
   const Interval& interval = figure->interval;
-  std::string text = fmt::format("{:.4g}", interval.mean);
-  if (interval.low) text += fmt::format(" [{:.4g}, {:.4g}]", *interval.low, *interval.high);
+  std::string text = fmt::format("{:.{}g}", interval.mean, digits);
+  if (interval.low) {
+    text += fmt::format(" [{:.{}g}, {:.{}g}]", *interval.low, digits, *interval.high, digits);
+  }
   return text;
 }
 
@@ -296,9 +299,13 @@ std::string Render(const Results& results, const json& provenance, bool markdown
   }
   text += section("To repeat it");
   text += Repeat(provenance) + "\n";
+  const auto& clusters = results.spec.clusters;
   text += fmt::format(
-      "In brackets: 95 % intervals by the bootstrap over jobs, each with all its seeds; of one job "
-      "over its seeds ({} resamples, seed {}).\n",
+      "In brackets: 95 % intervals by the bootstrap over {}; of one over its runs ({} resamples, "
+      "seed {}).\n",
+      clusters.empty()
+          ? "jobs, each with all its seeds"
+          : fmt::format("jobs that share {}, each with all its runs", fmt::join(clusters, ", ")),
       kResamples, kBootstrapSeed);
   return text;
 }
@@ -314,6 +321,16 @@ std::string ForCsv(const json& value) {
 }
 
 }  // namespace
+
+json SetupOf(const Spec& spec) {
+  json setup = {
+      {"environment", spec.environment}, {"daemon", spec.daemon}, {"variants", json::object()}};
+  for (const auto& [name, variant] : spec.variants) {
+    setup["variants"][name] = {
+        {"policy", variant.policy}, {"arguments", variant.arguments}, {"daemon", variant.daemon}};
+  }
+  return setup;
+}
 
 std::string DescribeOrigin(const json& provenance) {
   std::string packages;
@@ -344,7 +361,7 @@ std::string Describe(const BarResult& result) {
   const Interval& interval = result.figure->interval;
   return fmt::format(
       "{}  {}: {}{} {}, is {} over {} {}{}{}", result.holds ? "holds" : "FAILS", bar.name,
-      bar.figure, end, claim, Text(result.figure), interval.count,
+      bar.figure, end, claim, Text(result.figure, kBarDigits), interval.count,
       bar.figure == "gap_closed" ? (interval.count == 1 ? "job" : "jobs")
                                  : (interval.count == 1 ? "run" : "runs"),
       result.figure->stand_ins == 0
@@ -357,6 +374,7 @@ json ReportJson(const Results& results, const json& provenance) {
   json report = {{"sweep", results.spec.name},
                  {"metric", results.spec.metric},
                  {"command", results.spec.command},
+                 {"setup", SetupOf(results.spec)},
                  {"goal", results.spec.minimize ? "minimize" : "maximize"},
                  {"provenance", provenance},
                  {"bootstrap", {{"resamples", kResamples}, {"seed", kBootstrapSeed}}},

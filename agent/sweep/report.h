@@ -19,6 +19,10 @@ namespace attune::sweep {
 // One line for each run: its parameters, how it ended, its result.
 [[nodiscard]] std::string ReportCsv(const Results& results);
 
+// What decides what a run is, beside the command and its parameters: environment, the daemon's
+// settings, variants.
+[[nodiscard]] nlohmann::json SetupOf(const Spec& spec);
+
 // Version, revision and machine in one line. Throws json::exception if the provenance lacks one.
 [[nodiscard]] std::string DescribeOrigin(const nlohmann::json& provenance);
 

@@ -90,7 +90,11 @@ class SweepDaemon {
     if (!name.empty()) {
       for (const auto& [knob, value] : spec.variants.at(name).daemon) knobs[knob] = value;
     }
-    for (const auto& [knob, value] : knobs) flags_.push_back("--" + knob + "=" + value);
+    for (const auto& [knob, value] : knobs) {
+      // A file is named from where runs start, wherever the sweep was begun.
+      const bool is_file = knob == "network" && value != "none" && value != "shipped";
+      flags_.push_back("--" + knob + "=" + (is_file ? (spec.directory / value).string() : value));
+    }
   }
 
   // Starts it where it does not answer; says so where it had run before.
@@ -140,6 +144,16 @@ bool IsFailure(const RunOutcome& outcome) {
 template <typename Value>
 bool IsAmong(const std::vector<Value>& part, const Value& value) {
   return part.empty() || std::ranges::find(part, value) != part.end();
+}
+
+// The pairs (Run::Pair) that another machine has run, or begun to.
+std::set<std::string> JoinedPairs(const Folder& folder, const std::vector<Run>& runs) {
+  std::set<std::string> pairs;
+  for (const Run& run : runs) {
+    const auto outcome = folder.ReadOutcome(run.id);
+    if (outcome && outcome->joined) pairs.insert(run.Pair());
+  }
+  return pairs;
 }
 
 // Numbers are equal however they are written.
@@ -198,7 +212,9 @@ std::vector<Run> Asked(const std::vector<Run>& runs, const RunnerOptions& option
 
 Progress Count(const Folder& folder, const RunnerOptions& options) {
   Progress progress;
-  for (const Run& run : folder.ReadRuns()) {
+  const std::vector<Run> runs = folder.ReadRuns();
+  const std::set<std::string> joined = JoinedPairs(folder, runs);
+  for (const Run& run : runs) {
     const auto outcome = folder.ReadOutcome(run.id);
     if (!Asks(options, run)) {
       progress.not_asked += outcome ? 0 : 1;
@@ -208,6 +224,8 @@ Progress Count(const Folder& folder, const RunnerOptions& options) {
     if (outcome) {
       ++progress.done;
       if (IsFailure(*outcome)) ++progress.failed;
+    } else if (joined.contains(run.Pair())) {
+      ++progress.elsewhere;
     }
   }
   return progress;
@@ -225,7 +243,9 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   const std::vector<Run> runs = folder.ReadRuns();
   const std::vector<Run> asked = Asked(runs, options);
   std::deque<const Run*> missing;
+  const std::set<std::string> joined = JoinedPairs(folder, runs);
   for (const Run& run : asked) {
+    if (joined.contains(run.Pair())) continue;
     const auto outcome = folder.ReadOutcome(run.id);
     if (outcome && options.retry_failed && IsFailure(*outcome)) {
       fs::remove(folder.Of(run.id) / "outcome.json");
@@ -257,7 +277,8 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
                               ? MakeSlurm(folder, spec, OwnProgram())
                               : MakeLocal(folder, spec);
     double spent = Spent(folder, runs);
-    Board board(folder, asked.size(), asked.size() - missing.size());
+    const std::size_t here = asked.size() - Count(folder, options).elsewhere;
+    Board board(folder, here, here - missing.size());
     std::set<std::uint64_t> begun;
     while (!begun.empty() || (!missing.empty() && stopped.empty())) {
       if (interrupted != 0) {
@@ -298,7 +319,13 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   }
   Progress progress = Count(folder, options);
   progress.stopped = stopped;
-  if (stopped.empty() && progress.done < progress.runs) progress.stopped = "some had no outcome";
+  if (stopped.empty() && progress.done < progress.runs) {
+    progress.stopped =
+        progress.done + progress.elsewhere < progress.runs
+            ? "some had no outcome"
+            : "others of their parameters and seed were joined, so they are for the machine that "
+              "has those; join its report again when it has done them";
+  }
   return progress;
 }
 

@@ -35,14 +35,16 @@ struct Progress {
   std::size_t done = 0;       // have an outcome
   std::size_t failed = 0;     // of these, without a result
   std::size_t not_asked = 0;  // others that have no outcome
+  std::size_t elsewhere = 0;  // without a result, but of a pair that another machine has run
   std::string stopped;        // why it ended before all were done; empty where they are
 };
 [[nodiscard]] Progress Count(const Folder& folder, const RunnerOptions& options = {});
 
 // Returns when nothing is left to do, or when it was told to stop (INT, TERM), or when a limit of
-// the whole sweep is reached. Shows the progress on stderr. Throws SweepError where another runner
-// has the sweep, or as Asked does, std::runtime_error where nothing can be started. To be called
-// once in a process.
+// the whole sweep is reached. What belongs to pairs that were joined is left to the machine they
+// come from, so that what is paired has run side by side. Shows the progress on stderr. Throws
+// SweepError where another runner has the sweep, or as Asked does, std::runtime_error where nothing
+// can be started. To be called once in a process.
 [[nodiscard]] Progress RunSweep(const Folder& folder, const RunnerOptions& options);
 
 // Tells a sweep's runner, and the tasks of one that died, to stop, and waits until they have. False

@@ -404,6 +404,11 @@ void CheckUse(const Spec& spec, const Section& section, const Section& environme
   }
 }
 
+bool HasParameter(const Spec& spec, const std::string& name) {
+  return std::ranges::any_of(spec.parameters, [&](const auto& own) { return own.name == name; }) ||
+         std::ranges::any_of(spec.cases, [&](const json& point) { return point.contains(name); });
+}
+
 // Who is run at all: by [parameters], by cases, or by default.
 std::set<std::string> PoliciesOf(const Spec& spec) {
   std::set<std::string> policies;
@@ -433,10 +438,7 @@ void CheckBar(const Spec& spec, const Bar& bar, const Section& section) {
   for (const std::string& policy : bar.longer) check("longer", policy);
   const auto check_names = [&](std::string_view table, const json& names, bool or_seed) {
     for (const auto& [name, value] : names.items()) {
-      const bool known =
-          (or_seed && name == "seed") ||
-          std::ranges::any_of(spec.parameters, [&](const auto& own) { return own.name == name; }) ||
-          std::ranges::any_of(spec.cases, [&](const json& point) { return point.contains(name); });
+      const bool known = (or_seed && name == "seed") || HasParameter(spec, name);
       if (!known) section.Fail(table, fmt::format("no run has a parameter '{}'", name));
     }
   };
@@ -583,6 +585,12 @@ Spec ParseSpec(std::string_view text, const fs::path& file) {
   spec.slurm.options = slurm.Words("options");
   slurm.Read("listen", spec.slurm.listen);
   slurm.Finish();
+  spec.clusters = section.Words("clusters");
+  for (const std::string& name : spec.clusters) {
+    if (name == "policy" || !HasParameter(spec, name)) {
+      section.Fail("clusters", fmt::format("no run has a parameter '{}'", name));
+    }
+  }
   for (Section& bar : section.Tables("bar")) {
     spec.bars.push_back(ReadBar(bar));
     CheckBar(spec, spec.bars.back(), bar);

@@ -127,7 +127,8 @@ struct Spec {
   std::map<std::string, std::string> daemon;  // knobs of attuned, by name
   Slurm slurm;
   std::vector<Bar> bars;
-  std::filesystem::path results;  // where the report is kept too, absolute; empty: nowhere
+  std::vector<std::string> clusters;  // parameters whose values make a cluster (Mean); empty: all
+  std::filesystem::path results;      // where the report is kept too, absolute; empty: nowhere
 
   // Whether any run is tuned: there is a policy to choose, or a twin to compare with.
   [[nodiscard]] bool Tunes() const;

@@ -30,17 +30,17 @@ struct Cluster {
   double count = 0;
 };
 
-// The values of each job; where there is but one, each value.
+// The values of each cluster; where there is but one, each value.
 std::vector<Cluster> Clusters(std::span<const double> values, std::span<const std::string> of) {
-  std::map<std::string_view, Cluster> jobs;
+  std::map<std::string_view, Cluster> named;
   for (std::size_t i = 0; i < of.size(); ++i) {
-    Cluster& job = jobs[of[i]];
-    job.sum += values[i];
-    ++job.count;
+    Cluster& cluster = named[of[i]];
+    cluster.sum += values[i];
+    ++cluster.count;
   }
   std::vector<Cluster> clusters;
-  if (jobs.size() > 1) {
-    for (const auto& [name, job] : jobs) clusters.push_back(job);
+  if (named.size() > 1) {
+    for (const auto& [name, cluster] : named) clusters.push_back(cluster);
   } else {
     for (const double value : values) clusters.push_back({value, 1});
   }

@@ -16,7 +16,7 @@ inline constexpr std::size_t kResamples = 10'000;
 // A mean with its 95 % interval by the percentile bootstrap (Efron 1979): kResamples resamples of
 // the values with replacement, drawn from kBootstrapSeed, so that the same values give the same
 // interval. Fewer than two values have none. For pairs give their differences. Where `of` says to
-// which job each value belongs, and there are several jobs, they are drawn with all their values
+// which cluster each value belongs, and there are several, these are drawn with all their values
 // (the cluster bootstrap: Davison and Hinkley 1997, 3.8): the seeds of a job are more alike than
 // jobs, and another seed is not another job.
 struct Interval {

@@ -157,7 +157,7 @@ TEST_CASE("an untuned variant is a baseline, and not counted among what was tune
 TEST_CASE("what halving stopped says nothing about ends") {
   Results results = Sample();
   results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {5, 5, 3.9}}, Ending::kHalved);
-  for (const char* name : {"worst_job", "compute"}) {
+  for (const char* name : {"worst_job", "compute", "compute_to_target", "reached"}) {
     CAPTURE(name);
     const auto figure = Compute(name, results, {});
     REQUIRE(figure);
@@ -246,6 +246,24 @@ TEST_CASE("hindsight takes the best of the others for each job, and never less t
   selection.policy = "kmeans";
   selection.among = {"one", "two"};
   CHECK(FigureOf(results, "hindsight", selection) == Approx(0.8));
+}
+
+TEST_CASE("jobs of one cluster are drawn together, for they are no independent samples") {
+  Results results = Sample();  // of 4 heads
+  for (const int heads : {5, 6, 7}) {
+    results.runs.push_back(MakeResult("untuned", heads, 0, {{10, 10, 2}}));
+    results.runs.push_back(MakeResult("kmeans", heads, 0, {{10, 10, heads < 7 ? 1.5 : 2.0}}));
+  }
+  for (Result& result : results.runs) {
+    result.run.parameters["data"] = result.run.parameters["heads"] < 7 ? "one" : "other";
+  }
+  const auto apart = Compute("difference", results, {})->interval;
+  results.spec.clusters = {"data"};
+  const auto together = Compute("difference", results, {})->interval;
+  CHECK(together.mean == Approx(apart.mean));
+  // One in four draws takes the other cluster twice, whose only job gained nothing.
+  CHECK(*together.high == Approx(0.0));
+  CHECK(*apart.high < -0.1);
 }
 
 TEST_CASE("a field is another number of the last line than the metric") {

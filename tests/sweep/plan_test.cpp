@@ -2,6 +2,7 @@
 #include "agent/sweep/plan.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <set>
 
@@ -145,15 +146,40 @@ TEST_CASE("a sweep that began is opened again, and refused with another content"
   const TemporaryDirectory home;
   const auto file = home.Path() / "first.toml";
   std::ofstream(file) << "command = ['true']\n";
-  const Folder folder = Folder::Begin(home.Path() / "sweeps", file);
+  const Folder folder = Folder::Begin(home.Path() / "sweeps", ReadPlan(file));
   CHECK(folder.ReadRuns().size() == 1);
   CHECK(folder.Provenance().at("processors") >= 1);
-  CHECK(Folder::Begin(home.Path() / "sweeps", file).Path() == folder.Path());
+  CHECK(Folder::Begin(home.Path() / "sweeps", ReadPlan(file)).Path() == folder.Path());
   std::ofstream(file) << "command = ['false']\n";
-  CHECK_THROWS_WITH(Folder::Begin(home.Path() / "sweeps", file), Contains("another content"));
+  CHECK_THROWS_WITH(Folder::Begin(home.Path() / "sweeps", ReadPlan(file)),
+                    Contains("another content"));
   CHECK_THROWS_WITH(Folder::Open(home.Path() / "sweeps", "second"), Contains("there are first"));
-  CHECK_THROWS_WITH(Folder::Begin(home.Path() / "sweeps", home.Path() / "none.toml"),
-                    Contains("cannot read"));
+  CHECK_THROWS_WITH(ReadPlan(home.Path() / "none.toml"), Contains("cannot read"));
+}
+
+TEST_CASE("what a sweep is gone on with is noted, and its own report is no modification") {
+  const TemporaryDirectory home;
+  const auto run = [&](const std::string& command) {
+    return std::system(("cd " + home.Path().string() + " && " + command).c_str());
+  };
+  const auto write = [&](const char* name, const char* content) {
+    std::ofstream(home.Path() / name) << content;
+  };
+  write("s.toml", "command = ['true']\nresults = '.'\n");
+  write("s.md", "");
+  write("code", "");
+  REQUIRE(run("git init -q && git add . && git -c user.name=a -c user.email=a@b commit -q -m a") ==
+          0);
+  const auto plan = ReadPlan(home.Path() / "s.toml");
+  const Folder folder = Folder::Begin(home.Path() / "sweeps", plan);
+  CHECK_FALSE(folder.Provenance().at("modified"));
+  write("s.md", "what came of the first part");
+  folder.AddResumed(plan.spec);
+  CHECK_FALSE(folder.Provenance().contains("resumed"));
+  write("code", "changed");
+  folder.AddResumed(plan.spec);
+  REQUIRE(folder.Provenance().contains("resumed"));
+  CHECK(folder.Provenance().at("resumed").at(0).at("modified"));
 }
 
 TEST_CASE("an outcome is read as it was written, and a point that was cut short is left out") {

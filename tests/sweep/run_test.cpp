@@ -162,6 +162,10 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   const std::string report = (there.FolderOf("parts").Path() / "report.json").string();
   CHECK_THAT(here.Sweep({"join", report}).out,
              Contains("2 runs joined; of 2 of them others are not done there"));
+  const Ended left = here.Sweep({"resume", "parts"});
+  CHECK(left.status == 1);
+  CHECK_THAT(left.err,
+             Contains("2 of 8 runs to do: others of their parameters and seed were joined"));
   CHECK(there.Sweep({"resume", "parts", "--seeds", "5"}).status == 0);
   const Ended joined = here.Sweep({"join", report});
   CHECK(joined.status == 0);
@@ -186,12 +190,20 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   const Workplace third;
   CHECK(third.Sweep({"run", third.File("parts", kQuick, seeds), "--policies", "wide"}).status == 0);
   CHECK_THAT(third.Sweep({"join", report}).out, Contains("0 runs joined; 4 left out"));
-  json of_another;
-  std::ifstream(report) >> of_another;
-  of_another["command"].push_back("--more");
-  std::ofstream(here.Path() / "another.json") << of_another;
-  CHECK_THAT(here.Sweep({"join", (here.Path() / "another.json").string()}).err,
+  const auto refusal = [&](const auto& change) {
+    json of_another;
+    std::ifstream(report) >> of_another;
+    change(of_another);
+    std::ofstream(here.Path() / "another.json") << of_another;
+    return here.Sweep({"join", (here.Path() / "another.json").string()}).err;
+  };
+  CHECK_THAT(refusal([](json& another) { another["command"].push_back("--more"); }),
              Contains("had another command"));
+  CHECK_THAT(
+      refusal([](json& another) { another["setup"]["variants"]["wide"]["arguments"] = {"-w"}; }),
+      Contains("variant 'wide' was another"));
+  CHECK_THAT(refusal([](json& another) { another["setup"]["daemon"]["learn"] = "false"; }),
+             Contains("another [environment] or [daemon]"));
   std::ofstream(here.Path() / "other.json") << R"({"sweep": "parts", "metric": "validation_loss"})";
   const Ended other = here.Sweep({"join", (here.Path() / "other.json").string()});
   CHECK(other.status == 2);
@@ -284,7 +296,7 @@ TEST_CASE(
   CHECK(outcome(12).ending == sweep::Ending::kFailed);    // as C's printf writes it
   CHECK(outcome(11).ending == sweep::Ending::kFinished);  // only the metric itself must be finite
   CHECK(outcome(11).last->value == 2);
-  CHECK_THAT(ended.out, Contains("9 of") || Contains("2 finished"));
+  CHECK_THAT(ended.out, Contains("12 runs: 6 failed, 2 finished, 1 memory, 1 silence, 2 time;"));
 }
 
 TEST_CASE("the compute of a run behind a wrapper is the run's own") {

@@ -136,6 +136,8 @@ TEST_CASE("what a sweep's file gets wrong is said with line and column") {
   CHECK_THAT(Refusal(kCommand + parameters + "{normal = [0, 1]}"),
              Contains("there is no key 'normal'") && Contains("log_uniform"));
   CHECK_THAT(Refusal(kCommand), Contains("there is no parameter 'rate'"));
+  CHECK_THAT(Refusal("command = ['true']\nclusters = ['mood']\n"),
+             Contains("no run has a parameter 'mood'"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\ndepth = 2"),
              StartsWith("/jobs/rates.toml:4:1: parameter 'depth' reaches no run"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\nseed = 2"), Contains("'seed' is attune's own"));
