@@ -65,8 +65,8 @@ ATTUNE_WIDEST_VECTORS
 float JensenShannon(std::span<const float> a, std::span<const float> b) {
   std::array<double, kProfileBins> parts;  // not summed up at once, so that logarithms are vectors'
   for (std::size_t bin = 0; bin < kProfileBins; ++bin) {
-    const double p = a[bin];
-    const double q = b[bin];
+    const double p = std::max(a[bin], 0.0F);  // rounding may leave a share below 0
+    const double q = std::max(b[bin], 0.0F);
     const double middle = (p + q) / 2;
     parts[bin] = Divergence(p, middle) + Divergence(q, middle);
   }

@@ -1,6 +1,6 @@
 // The attention balance meter: from the observations of one window to one reading.
 //
-// Seed formula (design §5): a head's profile a is compared with its baseline b bin by bin,
+// The formula: a head's profile a is compared with its baseline b bin by bin,
 //   d_k = (a_k − b_k) / b_k,
 // a head's difference is the mean of |d_k| over its bins, and the job's imbalance the mean of the
 // active heads' differences; over a window's steps both are sums weighted by the compute that each

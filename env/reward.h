@@ -1,4 +1,4 @@
-// What a window earned (design §6).
+// What a window earned.
 #pragma once
 
 #include "env/job.h"

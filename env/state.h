@@ -69,8 +69,11 @@ struct State {
   std::vector<std::uint32_t> site_offsets;  // [sites + 1], as Topology::SiteOffsets gives them
   std::vector<float> tokens;                // [heads × kTokenFeatures], row-major, all finite
 
-  [[nodiscard]] std::size_t Sites() const { return site_offsets.size() - 1; }
-  [[nodiscard]] std::size_t Heads() const { return site_offsets.back(); }
+  // 0 of a state without offsets.
+  [[nodiscard]] std::size_t Sites() const {
+    return site_offsets.empty() ? 0 : site_offsets.size() - 1;
+  }
+  [[nodiscard]] std::size_t Heads() const { return site_offsets.empty() ? 0 : site_offsets.back(); }
   [[nodiscard]] float At(std::size_t head, std::size_t feature) const {
     return tokens[head * kTokenFeatures + feature];
   }

@@ -53,7 +53,9 @@ std::optional<std::string> FindNameFault(std::string_view name) {
     const std::size_t bytes = CharacterBytes(name.substr(i));
     if (bytes == 0) return "is not UTF-8 at byte " + std::to_string(i) + "; use UTF-8 text";
     const auto first = static_cast<unsigned char>(name[i]);
-    if (first < 0x20 || first == 0x7F) {
+    // U+0080 to U+009F too, which terminals may obey.
+    const bool is_c1 = first == 0xC2 && static_cast<unsigned char>(name[i + 1]) < 0xA0;
+    if (first < 0x20 || first == 0x7F || is_c1) {
       return "has a control character at byte " + std::to_string(i) + "; use printable text";
     }
     i += bytes;

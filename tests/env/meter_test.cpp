@@ -55,6 +55,12 @@ TEST_CASE("the divergence of one bin from uniform has its closed form") {
   CHECK(JensenShannon(OneHot(4), kUniform) == Approx(expected));
 }
 
+TEST_CASE("a divergence takes a share that rounding left below 0 for none") {
+  auto rounded = OneHot(4);
+  rounded[0] = -0.0008F;
+  CHECK(JensenShannon(rounded, kUniform) == Approx(JensenShannon(OneHot(4), kUniform)));
+}
+
 TEST_CASE("a head that moved its attention gets a larger difference") {
   auto little = kUniform;
   little[0] += 0.02F;

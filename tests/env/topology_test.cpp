@@ -69,6 +69,7 @@ TEST_CASE("names are 1 to 200 bytes of UTF-8 without control characters") {
       std::string(201, 'x'),
       "two\nlines",
       "delete\x7F",
+      "control \xC2\x9B",  // U+009B, which begins a terminal's commands
       std::string("nul\0", 4),
       "\x80",              // continuation without a lead
       "\xC3",              // cut short
