@@ -90,6 +90,9 @@ void HandleSignals(attune::Daemon& daemon) {
   struct sigaction action {};
   action.sa_handler = OnSignal;
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaction(number, &action, nullptr);
+  // Of a terminal or a program behind a pipe that has gone: what it was told is in the log too.
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
 }
 
 // The network's products are small and OpenBLAS's idle threads spin; LibTorch's own setting does
@@ -135,7 +138,7 @@ int main(int argc, char** argv) {
     paths.Create();
 
     std::function<std::unique_ptr<attune::Learner>(attune::Writer&)> learner;
-    if (options.learn || options.network != "none") {
+    if (options.learn || options.network != "none" || std::filesystem::exists(paths.Checkpoint())) {
       learner = [&](attune::Writer& writer) {
         return attune::MakeNetworkLearner(options, paths, writer);
       };

@@ -1,4 +1,4 @@
-// Who is asked, in order, until one is fit to decide (design §6): the reasons of those who declined
+// Who is asked, in order, until one is fit to decide: the reasons of those who declined
 // become part of the trial.
 #pragma once
 

@@ -12,10 +12,9 @@
 #include "collectors/codec.h"
 
 namespace attune {
-namespace {
 
-// Whether an ipc endpoint has no listener: its socket is missing, or was left by a killed daemon.
-// ZeroMQ itself would go on trying to connect.
+// Its socket is missing, or was left by a killed daemon. ZeroMQ itself would go on trying to
+// connect.
 bool IsDeserted(const std::string& endpoint) {
   constexpr std::string_view kScheme = "ipc://";
   sockaddr_un address{};
@@ -33,8 +32,6 @@ bool IsDeserted(const std::string& endpoint) {
   close(probe);
   return deserted;
 }
-
-}  // namespace
 
 std::optional<Message> Ask(const std::string& endpoint, const Message& question,
                            std::chrono::milliseconds timeout) {

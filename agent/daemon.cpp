@@ -105,7 +105,7 @@ class Daemon::Loop {
   template <typename Report>
   void TakeReport(const std::string& peer, const Report& report);
 
-  void Store(Live& live, Emission emission);
+  std::uint64_t Store(Live& live, Emission emission);  // the ticket of its records
   void Greet(Live& live);
   void SendDue();
   void CloseOverdue();
@@ -119,7 +119,7 @@ class Daemon::Loop {
     return std::chrono::ceil<SteadyClock::duration>(
         std::chrono::duration<double>(options_.silence));
   }
-  [[nodiscard]] std::optional<Baseline> RecordedBaseline(const JobSpec& spec) const;
+  [[nodiscard]] std::optional<Baseline> BaselineFor(const JobSpec& spec) const;
   void Send(const std::string& peer, const Message& message) { lines_.Send(peer, Encode(message)); }
   void Refuse(const std::string& peer, ErrorCode code, const std::string& text);
 
@@ -155,6 +155,7 @@ class Daemon::Loop {
     std::uint64_t job;
   };
   std::deque<ClosedWindow> windows_;  // for the analyst, once they are on disk
+  std::uint64_t lesson_ = 0;          // ticket of the last end that the learner is to hear of
 };
 
 namespace {
@@ -217,6 +218,8 @@ void Daemon::Loop::Run() {
       spdlog::error("turn failed: {}", error.what());
     }
   }
+  // Nobody watches them any more; a Hello to the next daemon revives those that go on.
+  for (auto& [key, live] : jobs_) Store(live, live.tracker.Lose(UnixTime(), "attuned stopped"));
   if (!writer_.Flush()) spdlog::error("the store could not be written; see above");
   SendDue();
   spdlog::info("attuned stops");
@@ -299,7 +302,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
     if (earlier) trials = store_.JobTrials(id);
     fresh.emplace(
         Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
-                     RecordedBaseline(first.job),
+                     BaselineFor(first.job),
                      earlier ? store_.Observations(id) : std::vector<ObservationRecord>{}),
              peer, SteadyClock::now()});
   }
@@ -366,16 +369,16 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
     Greet(live);
   } else {
     static_assert(std::is_same_v<Report, Bye>);
-    Store(live, live.tracker.Take(report, UnixTime()));
+    lesson_ = Store(live, live.tracker.Take(report, UnixTime()));
     spdlog::info("job {} has {} at step {}", live.tracker.Id(), Name(report.outcome), report.step);
     key_of_peer_.erase(known);
     jobs_.erase(found);
-    // Its end is on disk before anybody says hello again, or learns from it.
-    if (writer_.Flush() && learner_) learner_->Wake();
+    // Its end is on disk before anybody says hello again, or learns from it (SendDue).
+    static_cast<void>(writer_.Flush());
   }
 }
 
-void Daemon::Loop::Store(Live& live, Emission emission) {
+std::uint64_t Daemon::Loop::Store(Live& live, Emission emission) {
   const std::string& key = live.tracker.Record().spec.key;
   const std::uint64_t id = live.tracker.Id();
   std::string why;
@@ -400,6 +403,7 @@ void Daemon::Loop::Store(Live& live, Emission emission) {
   if (emission.question) outgoing_.push_back({ticket, key, std::move(*emission.question)});
   if (has_window) windows_.push_back({ticket, id});
   if (!line.empty()) spdlog::info("{}", line);
+  return ticket;
 }
 
 // What led to a message is on disk before it leaves: the trial of an action, and for a question all
@@ -427,6 +431,10 @@ void Daemon::Loop::SendDue() {
   }
   for (; !windows_.empty() && windows_.front().ticket <= committed; windows_.pop_front()) {
     analyst_.Look(windows_.front().job);
+  }
+  if (lesson_ > 0 && lesson_ <= committed) {
+    lesson_ = 0;
+    if (learner_) learner_->Wake();
   }
   for (const Outgoing& gone : sent) {
     if (!gone.reasons) continue;
@@ -601,19 +609,15 @@ void Daemon::Loop::ReloadOptions() {
   }
 }
 
-std::optional<Baseline> Daemon::Loop::RecordedBaseline(const JobSpec& spec) const {
-  if (options_.baseline == "uniform" || options_.baseline == "warmup") return std::nullopt;
-  const std::uint64_t id = std::strtoull(options_.baseline.c_str(), nullptr, 10);
-  const auto job = store_.FindJob(id);
-  const auto windows = job ? store_.Observations(id) : std::vector<ObservationRecord>{};
-  if (!job || windows.empty() || job->spec.topology != spec.topology) {
+std::optional<Baseline> Daemon::Loop::BaselineFor(const JobSpec& spec) const {
+  auto recorded = RecordedBaseline(store_, options_, spec.topology);
+  if (!recorded && NamesJob(options_.baseline)) {
     spdlog::warn(
         "baseline: job {} is no recorded job of this topology; job '{}' is compared with "
         "the uniform one",
         options_.baseline, spec.name);
-    return std::nullopt;
   }
-  return BaselineFrom(BaselineKind::kRecorded, windows.back().reading.profile);
+  return recorded;
 }
 
 void Daemon::Loop::Refuse(const std::string& peer, ErrorCode code, const std::string& text) {

@@ -1,5 +1,5 @@
 // attuned: one thread owns the socket and the trackers of all live jobs; the store is written by
-// Writer's thread, learning happens on the Learner's. See design §4 for the data flow.
+// Writer's thread, learning happens on the Learner's. README.md shows the data flow.
 #pragma once
 
 #include <functional>

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <zmq_addon.hpp>
 
+#include "agent/client.h"
 #include "agent/options.h"
 #include "collectors/codec.h"
 
@@ -19,6 +20,12 @@ constexpr int kKeepAlive = 60;  // seconds of silence before TCP asks whether th
 }  // namespace
 
 Lines::Lines(const Paths& paths, const std::string& listen) {
+  // ZeroMQ would take the socket away from whoever listens there.
+  if (!IsDeserted(paths.Endpoint())) {
+    throw OptionsError(
+        fmt::format("another attuned listens at {}; give this one another --runtime-directory",
+                    paths.Endpoint()));
+  }
   Open('l');
   try {
     lines_.back().socket.bind(paths.Endpoint());

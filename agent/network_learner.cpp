@@ -21,7 +21,7 @@ namespace {
 // looks for finished ones.
 constexpr std::size_t kReplay = 4096;
 constexpr std::size_t kJobs = 1000;
-// The rewards of a job sum to what it gained, so they are not discounted (design §6).
+// The rewards of a job sum to what it gained, so they are not discounted.
 constexpr double kDiscount = 1.0;
 constexpr double kLambda = 0.95;
 // Returns beyond that are of a job that diverged: they would say nothing but that.

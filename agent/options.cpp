@@ -72,7 +72,7 @@ const std::vector<Knob>& Table() {
        0,
        1,
        {},
-       "heads that one decision may switch or scale at most, at least one; 1: no limit"},
+       "changes that one decision may make at most, a head switched or scaled each, at least one"},
       {"rollback",
        &Options::rollback,
        "standard deviations",
@@ -275,6 +275,12 @@ Options ParseOptions(const std::vector<std::string>& arguments,
          "command line");
   } catch (const po::error& error) {
     throw OptionsError(fmt::format("{}; see --help", error.what()));
+  }
+  const std::string& baseline = options.baseline;
+  if (baseline != "uniform" && baseline != "warmup" &&
+      (baseline.empty() || baseline.find_first_not_of("0123456789") != std::string::npos)) {
+    throw OptionsError(
+        fmt::format("baseline = '{}' is not usable; give uniform, warmup or a job's id", baseline));
   }
   return options;
 }

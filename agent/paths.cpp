@@ -32,7 +32,7 @@ fs::path StateDirectory(const Options& options) {
 
 fs::path RuntimeDirectory(const Options& options, const fs::path& state) {
   if (!options.runtime_directory.empty()) return fs::absolute(options.runtime_directory);
-  // A daemon with a state directory of its own has its socket there too: two daemons never share.
+  // A daemon with a state directory of its own has its socket there too, so that two do not share.
   if (!options.state_directory.empty()) return state;
   if (const auto systemd = AbsoluteFromEnvironment("RUNTIME_DIRECTORY")) return *systemd;
   if (const auto xdg = AbsoluteFromEnvironment("XDG_RUNTIME_DIR")) return *xdg / "attune";

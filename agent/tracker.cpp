@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <stdexcept>
 #include <utility>
 
@@ -57,6 +58,27 @@ std::string DescribeChange(const Topology& topology, const Setting& before, cons
   return text;
 }
 
+bool NamesJob(const std::string& baseline) { return baseline != "uniform" && baseline != "warmup"; }
+
+std::optional<Baseline> RecordedBaseline(const Store& store, const Options& options,
+                                         const Topology& topology) {
+  if (!NamesJob(options.baseline)) return std::nullopt;
+  const std::uint64_t id = std::strtoull(options.baseline.c_str(), nullptr, 10);
+  const auto job = store.FindJob(id);
+  if (!job || job->spec.topology != topology) return std::nullopt;
+  const std::vector<ObservationRecord> windows = store.Observations(id);
+  if (windows.empty()) return std::nullopt;
+  std::vector<float> profile(topology.Heads() * kProfileBins, 0.0F);
+  for (const ObservationRecord& window : windows) {
+    for (std::size_t head = 0; head < topology.Heads(); ++head) {
+      if (window.reading.active[head] == 0) continue;
+      const auto first = static_cast<std::ptrdiff_t>(head * kProfileBins);
+      std::copy_n(window.reading.profile.begin() + first, kProfileBins, profile.begin() + first);
+    }
+  }
+  return BaselineFrom(BaselineKind::kRecorded, profile);
+}
+
 Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
                  std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past)
     : options_(options),
@@ -78,8 +100,8 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
       life_ = readings_.size();
       life_window_ = window.window;
     }
-    readings_.push_back(window.reading);
     curve_.push_back(PointOf(window.reading));
+    Keep(window.reading);
     window_ = window.window + 1;
   }
   if (!readings_.empty()) {
@@ -228,13 +250,24 @@ void Tracker::Reward(double correction, Emission& emission) const {
   emission.records.emplace_back(RewardRecord{last_trial_, reward});
 }
 
+void Tracker::Keep(WindowReading reading) {
+  readings_.push_back(std::move(reading));
+  if (readings_.size() < 4) return;
+  WindowReading& old = readings_[readings_.size() - 3];
+  old.active = std::vector<std::uint8_t>();  // {} alone would keep the memory
+  for (auto* array :
+       {&old.metrics, &old.profile, &old.mean, &old.deviation, &old.difference, &old.divergence}) {
+    *array = std::vector<float>();
+  }
+}
+
 void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
   WindowReading reading = meter_.Close();
   if (readings_.empty() && options_.baseline == "warmup") {
     meter_.SetBaseline(BaselineFrom(BaselineKind::kWarmUp, reading.profile));
   }
   curve_.push_back(PointOf(reading));
-  readings_.push_back(std::move(reading));
+  Keep(std::move(reading));
   emission.records.emplace_back(ObservationRecord{record_.id, window, readings_.back()});
 
   record_.steps = readings_.back().last_step;
@@ -623,9 +656,9 @@ Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
   return emission;
 }
 
-Emission Tracker::Lose(double now) {
+Emission Tracker::Lose(double now, const char* why) {
   Emission emission;
-  Withdraw("the job fell silent", emission);
+  Withdraw(why, emission);
   record_.outcome = Outcome::kLost;
   record_.ended = now;
   emission.records.emplace_back(record_);

@@ -17,6 +17,7 @@
 #include "env/meter.h"
 #include "env/reward.h"
 #include "env/trial.h"
+#include "store/store.h"
 #include "store/writer.h"
 
 namespace attune {
@@ -29,6 +30,13 @@ struct Emission {
   std::optional<Question> question;
   std::function<std::string()> reasons = {};  // of the action (Decision::reasons)
 };
+
+// Whether the knob `baseline` names a job of the history.
+[[nodiscard]] bool NamesJob(const std::string& baseline);
+// The baseline of that job, of each head the profile of the last window in which it was active.
+// Nothing where the knob names none, or the history has no such job of this topology.
+[[nodiscard]] std::optional<Baseline> RecordedBaseline(const Store& store, const Options& options,
+                                                       const Topology& topology);
 
 class Tracker {
  public:
@@ -81,8 +89,8 @@ class Tracker {
   }
   // What makes an answer to the open question unusable, or nothing.
   [[nodiscard]] std::optional<std::string> FaultOf(const Answer& answer) const;
-  // The job fell silent.
-  [[nodiscard]] Emission Lose(double now);
+  // Nobody hears of the job any more; `why` is said of a question that was open.
+  [[nodiscard]] Emission Lose(double now, const char* why = "the job fell silent");
 
   [[nodiscard]] std::uint64_t Id() const { return record_.id; }
   // Steps between measured ones: as the daemon is set, and more where a window of a budget in steps
@@ -107,6 +115,7 @@ class Tracker {
   [[nodiscard]] ActionMask OpenChoices() const;
   void Issue(Trial trial, Emission& emission);
   void Reward(double correction, Emission& emission) const;
+  void Keep(WindowReading reading);
   [[nodiscard]] WindowCost CostSince(std::uint64_t step, double compute_seconds,
                                      const WindowReading& end) const;
 
@@ -117,6 +126,8 @@ class Tracker {
   std::mt19937_64 random_;
   Governor governor_;
   Meter meter_;
+  // Of those between the first and the last two only what is no array: an array of each head and
+  // window of a long job would be gigabytes for a thousand jobs.
   std::vector<WindowReading> readings_;
   std::vector<CurvePoint> curve_;  // of the readings
   // Of `past`, the first reading and window since the run was last begun again.

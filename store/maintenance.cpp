@@ -222,7 +222,9 @@ std::vector<Rule> Rules() {
        "has an action that is not of its job's heads and sites"},
       {"trials", kTrial, "ack_status NOT BETWEEN 0 AND 4", "has an unknown answer (ack_status)"},
       {"trials", kTrial,
-       "decider <> 'hand' AND step > 0 AND NOT EXISTS"  // else before the first step
+       // Both of these may act within a window, of which nothing may be measured any more; and a
+       // policy before the first step.
+       "decider NOT IN ('hand', 'governor') AND step > 0 AND NOT EXISTS"
        " (SELECT 1 FROM windows AS w WHERE w.job = r.job AND w.window = r.window)",
        "was decided on a window that is not there"},
       {"anomalies", kAnomaly,

@@ -15,6 +15,7 @@ namespace attune {
 namespace {
 
 constexpr std::chrono::seconds kRetryInterval{1};
+constexpr int kLastTries = 10;          // to write what waits at the end
 constexpr std::size_t kLongLog = 4000;  // pages; what many commits write anew is copied once
 constexpr std::size_t kLongestLog = 16 * 1000;  // that commits wait for
 
@@ -86,6 +87,7 @@ struct Writer::Queue {
 void Writer::Queue::Run() {
   std::vector<Record> batch;
   bool again = false;  // the last attempt failed
+  int last_tries = 0;
   std::unique_lock lock(mutex);
   while (true) {
     if (again) {
@@ -123,7 +125,8 @@ void Writer::Queue::Run() {
       }
     }
     written.notify_all();
-    if (again && last_try) return;
+    // Another program that holds the lock is waited for at each of them, a full disk at none.
+    if (again && last_try && ++last_tries == kLastTries) return;
   }
 }
 

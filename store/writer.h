@@ -47,7 +47,8 @@ class Writer {
   // Throws StoreError where the store cannot be opened once more.
   Writer(Store store, std::function<void(std::uint64_t)> committed,
          std::function<void(const std::string&)> failed);
-  // Commits what waits, then ends the thread. If that fails it is reported, and what waits is lost.
+  // Commits what waits, then ends the thread. Another program that holds the store's lock is waited
+  // for, 50 s in all. What cannot be written even then is reported, and lost.
   ~Writer();
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;

@@ -121,6 +121,10 @@ int Policy(const std::vector<std::string>& words) {
         AskDaemon<Reply>(arguments.paths, UsePolicy{arguments.Get<std::string>("name")}));
   }
   Table table({"name", "version", "created", "trials", "path", "provenance"});
+  table.Add(
+      {"auto", 0, nullptr, 0, "", "network, else kmeans, else keep; what attuned begins with"});
+  table.Add(
+      {"network", 0, nullptr, 0, "", "as it comes, until it has learned; see policies/README.md"});
   for (const char* rule : {"keep", "random", "kmeans", "qk_clip", "importance", "explore"}) {
     table.Add({rule, 0, nullptr, 0, "", "a rule; see policies/README.md"});
   }

@@ -116,18 +116,21 @@ void Put(Store& store, const Emission& emission) {
   }
 }
 
-// The baseline that the knob names a job of the history for, if it is one of this topology.
-std::optional<Baseline> RecordedBaseline(const fs::path& history, const Options& options,
-                                         const Topology& topology) {
-  if (options.baseline == "uniform" || options.baseline == "warmup" || !fs::exists(history)) {
-    return std::nullopt;
+// Says so where the knob names a job that `history` does not have in this topology.
+std::optional<Baseline> BaselineFor(const fs::path& history, const Options& options,
+                                    const Topology& topology) {
+  if (!NamesJob(options.baseline)) return std::nullopt;
+  std::optional<Baseline> recorded;
+  if (fs::exists(history)) {
+    recorded = RecordedBaseline(Store(history, Store::Mode::kReadOnly), options, topology);
   }
-  const Store store(history, Store::Mode::kReadOnly);
-  const std::uint64_t id = std::strtoull(options.baseline.c_str(), nullptr, 10);
-  const auto job = store.FindJob(id);
-  const auto windows = job ? store.Observations(id) : std::vector<ObservationRecord>{};
-  if (windows.empty() || job->spec.topology != topology) return std::nullopt;
-  return BaselineFrom(BaselineKind::kRecorded, windows.back().reading.profile);
+  if (!recorded) {
+    fmt::print(stderr,
+               "attune import: baseline: job {} is no recorded job of this topology; the log is "
+               "compared with the uniform one\n",
+               options.baseline);
+  }
+  return recorded;
 }
 
 struct Imported {
@@ -159,7 +162,7 @@ Imported Meter(const fs::path& log, const fs::path& history, Options options, St
   Chain chain(options.policy);
   const double ended = std::max(LastChange(log), reader.Started());
   Tracker tracker(1, introduction, options, reader.Started(),
-                  RecordedBaseline(history, options, introduction.job.topology), {});
+                  BaselineFor(history, options, introduction.job.topology), {});
   Imported imported;
   std::uint64_t trial = 0;
   bool over = false;

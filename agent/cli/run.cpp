@@ -235,10 +235,11 @@ void Tell(const Summary& summary, const std::string& where) {
              job.trials, deciders.empty() ? "nobody" : deciders, Of(summary.answers, "applied"),
              Of(summary.answers, "rejected"), Of(summary.answers, "expired"),
              Of(summary.deciders, "governor"));
-  fmt::print(stderr,
-             "came of it: rewards of {:+.3f} nats in all; active heads: {}; scales {:.3g} "
-             "to {:.3g}; {} anomalies\n",
-             summary.reward, DescribeHeads(summary), least, most, summary.anomalies);
+  fmt::print(
+      stderr,
+      "came of it: rewards of {:+.3f} nats in all (what the loss fell by, tuned or not); active "
+      "heads: {}; scales {:.3g} to {:.3g}; {} anomalies\n",
+      summary.reward, DescribeHeads(summary), least, most, summary.anomalies);
   fmt::print(
       stderr,
       "more: attune trials{} --job {}; attune explain{} TRIAL; attune anomalies{} --job {}\n",

@@ -39,6 +39,12 @@ std::string Printable(std::string_view text) {
   std::string printable(text);
   std::ranges::replace_if(
       printable, [](unsigned char byte) { return byte < 0x20U || byte == 0x7fU; }, ' ');
+  for (std::size_t i = 0; i + 1 < printable.size(); ++i) {  // U+0080 to U+009F
+    const auto second = static_cast<unsigned char>(printable[i + 1]);
+    if (printable[i] == '\xc2' && second >= 0x80U && second < 0xa0U) {
+      printable.replace(i, 2, "  ");
+    }
+  }
   return printable;
 }
 

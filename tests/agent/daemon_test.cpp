@@ -432,6 +432,35 @@ TEST_CASE("a second daemon of the same state directory is refused") {
                     Contains("held by another attuned"));
 }
 
+TEST_CASE("a second daemon of the same runtime directory is refused, and the first is left alone") {
+  const auto directory = TemporaryDirectory();
+  const auto other = TemporaryDirectory();
+  const Running daemon(directory);
+  Options options;
+  options.state_directory = other.string();
+  options.runtime_directory = directory.string();
+  CHECK_THROWS_WITH(Daemon(options, Paths::Find(options), nullptr, [&] { return options; }),
+                    Contains("another attuned listens") && Contains("--runtime-directory"));
+  Trainer trainer(daemon.Endpoint());
+  trainer.Say(test::SmallJob());
+  CHECK(trainer.Hear<Welcome>().job == 1);
+}
+
+TEST_CASE("a job that lives when its daemon stops is lost, not running, in the history") {
+  const auto directory = TemporaryDirectory();
+  {
+    const Running daemon(directory);
+    Trainer trainer(daemon.Endpoint());
+    trainer.Say(test::SmallJob());
+    static_cast<void>(trainer.Hear<Welcome>());
+  }
+  const Store store(directory / "attune.db", Store::Mode::kReadOnly);
+  const auto job = store.FindJob(1);
+  REQUIRE(job);
+  CHECK(job->outcome == Outcome::kLost);
+  CHECK(job->ended >= job->started);
+}
+
 // A job of policy external whose first window has closed; behind its observations all is taken.
 void FillWindow(Trainer& trainer, const Hello& hello) {
   trainer.Say(hello);

@@ -47,6 +47,9 @@ TEST_CASE("a value out of range is refused with its name and the range") {
   CHECK_THROWS_WITH(ParseOptions({"--windows", "2.5"}, kEmpty), Contains("whole number"));
   CHECK_THROWS_WITH(ParseOptions({"--windows", "many"}, kEmpty), Contains("'many'"));
   CHECK_THROWS_WITH(ParseOptions({"--policy", "best"}, kEmpty), Contains("one of auto, keep"));
+  CHECK_THROWS_WITH(ParseOptions({"--baseline", "warm-up"}, kEmpty),
+                    Contains("'warm-up'") && Contains("warmup or a job's id"));
+  CHECK(ParseOptions({"--baseline", "12"}, kEmpty).baseline == "12");
 }
 
 TEST_CASE("an unknown flag or name in the file is refused by name") {

@@ -1,5 +1,6 @@
 #include "agent/tracker.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -9,6 +10,7 @@
 
 #include "tests/agent/jobs.h"
 #include "tests/catch.hpp"
+#include "tests/process/process.h"
 
 namespace attune {
 namespace {
@@ -73,6 +75,32 @@ TEST_CASE("steps beyond the budget at the usual cost save nothing, cheaper ones 
   // Ten windows of ten steps at 10 s each are behind the budget's end; a window's 10 s are 0.01
   // nats.
   CHECK(bench.Of<RewardRecord>().back().reward == Approx(0.01 * 10 * (1 - step_cost)).margin(1e-9));
+}
+
+TEST_CASE("a recorded baseline has each head as it was when it was last active") {
+  const test::TemporaryDirectory home;
+  Store store(home.Path() / "attune.db", Store::Mode::kReadWrite);
+  const Hello hello = test::SmallJob();
+  Bench bench;
+  for (std::uint64_t step = 1; step <= 20; ++step) bench.Step(step, 5.0);
+  store.Put(bench.tracker.Record());
+  auto windows = bench.Of<ObservationRecord>();
+  REQUIRE(windows.size() >= 2);
+  WindowReading& seen = windows[windows.size() - 2].reading;
+  std::fill_n(seen.profile.begin(), kProfileBins, 0.0F);
+  seen.profile[3] = 1;
+  WindowReading& last = windows.back().reading;
+  last.active[0] = 0;
+  std::fill_n(last.profile.begin(), kProfileBins, 0.0F);
+  for (const ObservationRecord& window : windows) store.Put(window);
+  Options options = TenWindows();
+  options.baseline = "1";
+  const auto baseline = RecordedBaseline(store, options, hello.job.topology);
+  REQUIRE(baseline);
+  CHECK(baseline->kind == BaselineKind::kRecorded);
+  CHECK(baseline->profile == BaselineFrom(BaselineKind::kRecorded, seen.profile).profile);
+  options.baseline = "2";
+  CHECK_FALSE(RecordedBaseline(store, options, hello.job.topology));
 }
 
 TEST_CASE("a window of the budget makes one trial at its end, and the first is cut in three") {

@@ -539,6 +539,20 @@ TEST_CASE("a check finds what breaks a rule, and names it") {
   }
 }
 
+TEST_CASE("what the governor took back where nothing could be measured any more is no damage") {
+  const TemporaryDirectory folder;
+  const auto path = folder.Path() / "store.db";
+  {
+    Store store(path, Mode::kReadWrite);
+    Add(store, SampleJob(1, "a"), 1, 3);
+  }
+  sqlite::Database(path, SQLITE_OPEN_READWRITE)
+      .Script(
+          "DELETE FROM windows WHERE window = 2; UPDATE trials SET decider = 'governor' "
+          "WHERE window = 2");
+  CHECK(Check(path).empty());
+}
+
 TEST_CASE("a check finds damaged pages") {
   const TemporaryDirectory folder;
   const auto path = folder.Path() / "store.db";
