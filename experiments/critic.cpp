@@ -107,7 +107,8 @@ Critic::Critic(std::span<const PlannedRun> runs) : model_(std::make_unique<Model
   std::vector<torch::Tensor> jobs;
   std::vector<torch::Tensor> plans;
   std::vector<std::int64_t> groups;
-  std::vector<std::int64_t> folds;  // by turns
+  std::vector<std::int64_t> folds;
+  std::map<std::string, std::int64_t> fold_of;  // by turns
   std::vector<double> values;
   for (const PlannedRun& run : runs) {
     const auto group = sizes.find(run.group);
@@ -115,7 +116,8 @@ Critic::Critic(std::span<const PlannedRun> runs) : model_(std::make_unique<Model
     jobs.push_back(Row(run.job));
     plans.push_back(Row(run.plan));
     groups.push_back(static_cast<std::int64_t>(run.group));
-    folds.push_back(std::distance(sizes.begin(), group) % kFolds);
+    const auto turn = static_cast<std::int64_t>(fold_of.size()) % kFolds;
+    folds.push_back(fold_of.try_emplace(run.name, turn).first->second);
     values.push_back(run.cost);
   }
 

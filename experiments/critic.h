@@ -18,11 +18,13 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace attune {
 
 struct PlannedRun {
+  std::string name;          // of the job, whatever its seed: what is left out together
   std::size_t group = 0;     // runs of the same job and seed
   std::vector<double> job;   // traits of the job, the same in all its group
   std::vector<double> plan;  // of what was done
@@ -48,8 +50,9 @@ class Critic {
   [[nodiscard]] Difference Judge(std::span<const double> job, std::span<const double> plan,
                                  std::optional<std::size_t> group = std::nullopt) const;
 
-  // Share of the variance within groups that is foreseen in groups left out; negative where
-  // nothing would have been foreseen better.
+  // Share of the variance within groups that is foreseen in jobs left out, with all their seeds
+  // (the lengths and relevances are those of all jobs); negative where nothing would have been
+  // foreseen better.
   [[nodiscard]] double Foreseen() const;
 
  private:

@@ -242,7 +242,8 @@ std::optional<Critic> MakeCritic(const std::vector<Group*>& groups, BudgetKind k
     pairs += group.episodes.size() > 1 ? 1 : 0;
     const std::vector<double> costs = LogLosses(group);
     for (std::size_t k = 0; k < group.episodes.size(); ++k) {
-      runs.push_back({group.number, group.job, group.episodes[k].plan, costs[k]});
+      const Episode& episode = group.episodes[k];
+      runs.push_back({episode.job.spec.name, group.number, group.job, episode.plan, costs[k]});
     }
   }
   if (pairs < 2) return std::nullopt;

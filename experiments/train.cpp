@@ -65,10 +65,15 @@ void Train(const Options& options) {
   std::vector<Group*> learned_from;
   std::vector<Group*> held_out;
   std::mt19937_64 random(options.seed);
+  std::map<std::string, bool> is_out;  // by the job's name: its seeds are no other jobs
   for (auto& [key, group] : groups) {
-    const bool out = std::uniform_real_distribution<double>(0, 1)(random) < options.held_out;
-    (out ? held_out : learned_from).push_back(&group);
-    if (out) fmt::print("held out: {}\n", key);
+    const std::string& name = group.episodes.front().job.spec.name;
+    const auto [job, is_new] = is_out.try_emplace(name);
+    if (is_new) {
+      job->second = std::uniform_real_distribution<double>(0, 1)(random) < options.held_out;
+    }
+    (job->second ? held_out : learned_from).push_back(&group);
+    if (job->second) fmt::print("held out: {}\n", key);
   }
   if (options.greedy) {
     for (auto& [key, group] : groups) WeighGreedily(group);

@@ -1,5 +1,6 @@
-// importance: heads pruned once by the gradient of their gates, as Michel et al. (1905.10650) do: a
-// baseline.
+// importance: half of the heads pruned by the gradient of their gates, as Michel et al.
+// (1905.10650) do: a baseline. Where the governor took that back, they are pruned again behind its
+// hold.
 #include <fmt/format.h>
 
 #include <span>

@@ -221,7 +221,10 @@ CountRule CountRuleOf(const SiteView& site, const Situation& situation) {
       return {CountChange::kHalve, costs + " early in the budget"};
     }
   }
-  const bool flat = situation.before != nullptr && situation.state.tokens[kLossSlope] < kFlatSlope;
+  // A run that went back to a checkpoint has no slope yet.
+  const bool is_known =
+      situation.before != nullptr && situation.before->last_step <= situation.now.last_step;
+  const bool flat = is_known && situation.state.tokens[kLossSlope] < kFlatSlope;
   if (situation.progress >= kGrowthBegins && flat && site.largest_redundancy < kDistinctCosine &&
       site.entropy < kSpecialisedEntropy) {
     return {CountChange::kDouble, "its heads are distinct and the loss has flattened"};

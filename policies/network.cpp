@@ -65,6 +65,26 @@ void Check(const Sample& sample) {
   }
 }
 
+// How many of the samples, from the first on, are worked on at once: `most`, or fewer where their
+// jobs are so large that what LibTorch keeps of each row would be gigabytes. Rows are sites × heads
+// of the widest site (MakeBatch).
+std::size_t Together(std::span<const Sample* const> samples, std::size_t most) {
+  constexpr std::size_t kMostRows = 131'072;
+  std::size_t sites = 0;
+  std::size_t widest = 0;
+  std::size_t count = 0;
+  for (const Sample* sample : samples.first(std::min(most, samples.size()))) {
+    const std::vector<std::uint32_t>& offsets = sample->state.site_offsets;
+    sites += sample->state.Sites();
+    for (std::size_t site = 1; site < offsets.size(); ++site) {
+      widest = std::max<std::size_t>(widest, offsets[site] - offsets[site - 1]);
+    }
+    if (count > 0 && sites * widest > kMostRows) break;
+    ++count;
+  }
+  return count;
+}
+
 // Mean of ratio − 1 − log ratio: an estimate of the Kullback–Leibler divergence, never negative.
 torch::Tensor Divergence(const torch::Tensor& before, const torch::Tensor& now) {
   const torch::Tensor log_ratio = (now - before).clamp(-kMaxLogRatio, kMaxLogRatio);
@@ -278,8 +298,9 @@ struct Network::Model {
   void ForAll(std::span<const Sample* const> samples, Visit&& visit) {
     const torch::NoGradGuard no_grad;
     const auto size = static_cast<std::size_t>(options.minibatch);
-    for (std::size_t first = 0; first < samples.size(); first += size) {
-      const auto some = samples.subspan(first, std::min(size, samples.size() - first));
+    for (auto left = samples; !left.empty();) {
+      const auto some = left.first(Together(left, size));
+      left = left.subspan(some.size());
       const Batch batch = MakeBatch(some);
       const Choices choices = MakeChoices(some);
       const Outputs outputs = layers.Forward(batch);
@@ -322,14 +343,18 @@ void Network::Model::Learn(std::span<const Sample* const> samples, UpdateReport&
   double minibatches = 0;
   for (std::int64_t epoch = 0; epoch < options.epochs && !stopped; ++epoch) {
     std::shuffle(order.begin(), order.end(), shuffle);
-    for (std::size_t first = 0; first < order.size() && !stopped; first += size) {
-      const std::size_t last = std::min(first + size, order.size());
-      const std::vector<std::int64_t> indices(order.begin() + static_cast<std::ptrdiff_t>(first),
-                                              order.begin() + static_cast<std::ptrdiff_t>(last));
-      std::vector<const Sample*> some;
-      for (const std::int64_t index : indices) {
-        some.push_back(samples[static_cast<std::size_t>(index)]);
-      }
+    std::vector<const Sample*> shuffled;
+    for (const std::int64_t index : order) {
+      shuffled.push_back(samples[static_cast<std::size_t>(index)]);
+    }
+    std::size_t first = 0;
+    while (first < shuffled.size() && !stopped) {
+      const auto left = std::span<const Sample* const>(shuffled).subspan(first);
+      const auto some = left.first(Together(left, size));
+      const auto begin = order.begin() + static_cast<std::ptrdiff_t>(first);
+      const std::vector<std::int64_t> indices(begin,
+                                              begin + static_cast<std::ptrdiff_t>(some.size()));
+      first += some.size();
       const torch::Tensor picked =
           ToTensor(indices, {static_cast<std::int64_t>(indices.size())}, torch::kLong);
       const Batch batch = MakeBatch(some);

@@ -34,7 +34,7 @@ struct NetworkOptions {
   double learning_rate = 1e-4;  // Adam
   double clip = 0.2;            // PPO: bound on the probability ratio
   std::int64_t epochs = 4;      // passes over the samples of one Update
-  std::int64_t minibatch = 64;  // samples
+  std::int64_t minibatch = 64;  // samples; fewer of jobs with tens of thousands of heads
   double entropy_weight = 0.01;
   double value_weight = 0.5;
   double max_gradient_norm = 0.5;
