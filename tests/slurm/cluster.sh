@@ -4,17 +4,24 @@
 # folder, and runs beside a Slurm that is there already.
 # Usage: tests/slurm/cluster.sh COMMAND…     (SLURM_CONF is set for it)
 set -euo pipefail
-if ! command -v munged slurmctld slurmd sbatch >/dev/null || [ "$(id -u)" -ne 0 ]; then
-  echo "skipped: needs root and the packages slurm-wlm and munge" >&2
-  exit 77
-fi
+for needed in munged slurmctld slurmd sbatch; do
+  if ! command -v "$needed" >/dev/null || [ "$(id -u)" -ne 0 ]; then
+    echo "skipped: needs root and the packages slurm-wlm and munge" >&2
+    exit 77
+  fi
+done
 work="$(mktemp -d /tmp/attune-slurm-XXXXXX)"
 chmod 755 "$work"
 pids=()
 finish() {
   status=$?
+  # Its own steps alone: they write into the logs of its nodes.
+  for step in $(pgrep -f '^slurmstepd: ' || true); do
+    if { readlink /proc/"$step"/fd/* 2>/dev/null || true; } | grep -qF "$work/"; then
+      kill -KILL "$step" 2>/dev/null || true
+    fi
+  done
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  pkill -KILL -f "slurmstepd: .*" 2>/dev/null || true
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
   if [ "$status" -ne 0 ]; then tail -n 5 "$work"/*.log >&2 || true; fi
   rm -rf "$work"
