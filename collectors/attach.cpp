@@ -2,6 +2,7 @@
 #include "collectors/attach.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cmath>
 #include <cstdio>
@@ -137,20 +138,28 @@ struct LastMeasured {
   }
 
   // `part`: of a site whose heads begin at `first` of the job's. Returns whether all numbers were
-  // finite; of a head with others it keeps those before.
+  // finite; of a head with others it keeps those before, all of them or its importance alone.
   bool Take(const SiteMeasurement& part, std::size_t first) {
     bool finite = true;
     for (std::size_t head = 0; head < part.active.size(); ++head) {
       if (part.active[head] == 0) continue;
       const auto of_metrics = std::span(part.metrics).subspan(head * kMetrics, kMetrics);
       const auto of_profile = std::span(part.profile).subspan(head * kProfileBins, kProfileBins);
+      const auto own = std::span(metrics).subspan((first + head) * kMetrics, kMetrics);
+      constexpr auto kImportance = static_cast<std::size_t>(Metric::kImportance);
+      std::array<float, kMetrics> taken{};
+      std::ranges::copy(of_metrics, taken.begin());
+      // Half precision overflows there first; the rest of what such a head measured is sound.
+      if (!std::isfinite(taken[kImportance])) {
+        finite = false;
+        taken[kImportance] = own[kImportance];
+      }
       const auto is_finite = [](float value) { return std::isfinite(value); };
-      if (!std::ranges::all_of(of_metrics, is_finite) ||
-          !std::ranges::all_of(of_profile, is_finite)) {
+      if (!std::ranges::all_of(taken, is_finite) || !std::ranges::all_of(of_profile, is_finite)) {
         finite = false;
         continue;
       }
-      std::ranges::copy(of_metrics, std::span(metrics).subspan((first + head) * kMetrics).begin());
+      std::ranges::copy(taken, own.begin());
       std::ranges::copy(of_profile,
                         std::span(profile).subspan((first + head) * kProfileBins).begin());
     }
@@ -213,8 +222,8 @@ struct Handle::Impl {
         forward_seconds += part->forward_seconds;
       } else {
         Warn("site " + sites.topology.sites[site].name +
-             " did not measure: it was not run in training mode with two keys to attend to; its "
-             "heads keep the measurement before");
+             " did not measure: it was not run in training mode with two keys to attend to, or its "
+             "device had no room for it; its heads keep the measurement before");
       }
       first += sites.topology.sites[site].heads;
     }

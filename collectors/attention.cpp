@@ -303,10 +303,15 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   if (measure) {
     const double seconds = ProcessorSeconds() - start;
     measured_.reset();
-    // Of a pass that shows nothing (no rows, one key) the wish stays for the next.
-    if (auto sample = Draw(now, queries, keys, heads, mask, *wish_)) {
-      measured_ = Measured{*std::move(sample), std::move(slope), now.setting.active, seconds};
-      if (queries.is_cpu()) measured_->content = WorkOut(std::get<Sample>(measured_->content));
+    try {
+      // Of a pass that shows nothing (no rows, one key) the wish stays for the next.
+      if (auto sample = Draw(now, queries, keys, heads, mask, *wish_)) {
+        measured_ = Measured{*std::move(sample), std::move(slope), now.setting.active, seconds};
+        if (queries.is_cpu()) measured_->content = WorkOut(std::get<Sample>(measured_->content));
+        wish_.reset();
+      }
+    } catch (const c10::Error&) {  // no room on its device: a step without a measurement
+      measured_.reset();
       wish_.reset();
     }
   } else if (again) {
@@ -421,7 +426,11 @@ std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   std::optional<Measured> measured = std::exchange(measured_, std::nullopt);
   if (!measured) return std::nullopt;
   if (const auto* sample = std::get_if<Sample>(&measured->content)) {
-    measured->content = WorkOut(*sample);
+    try {
+      measured->content = WorkOut(*sample);
+    } catch (const c10::Error&) {  // no room on its device
+      return std::nullopt;
+    }
   }
   auto& [metrics, profile] = std::get<Numbers>(measured->content);
   if (metrics.empty()) return std::nullopt;

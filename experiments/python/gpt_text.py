@@ -36,24 +36,27 @@ class GPT(nn.Module):
         self.words, self.places = nn.Embedding(128, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.layers = nn.Sequential(Block(), Block(), Block(), nn.Linear(WIDTH, 128))
 
-    def forward(self, x, y):
-        logits = self.layers(self.words(x) + self.places.weight)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+    def forward(self, text):  # the loss of eight stretches of it
+        rows = torch.randint(len(text) - CONTEXT, (8, 1)) + torch.arange(CONTEXT + 1)
+        logits = self.layers(self.words(text[rows[:, :-1]]) + self.places.weight)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), text[rows[:, 1:]].flatten())
 
 
 torch.manual_seed(0)
 data = torch.tensor(list("\n".join(text for text, _ in packages()).encode("ascii", "replace")))
+train, held_out = data[: -len(data) // 10], data[-len(data) // 10 :]
 model = GPT()
 optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-with attune.attach(model, name="gpt-text", budget=attune.Budget.steps(STEPS)) as handle:
+job = {"name": "gpt-text", "budget": attune.Budget.steps(STEPS)}
+with attune.attach(model, **job, learning_rate=2e-3, optimizer=optimizer) as handle:
     for step in range(1, STEPS + 1):
-        start = torch.randint(len(data) - CONTEXT - 1, (8, 1)) + torch.arange(CONTEXT + 1)
-        loss = model(data[start[:, :-1]], data[start[:, 1:]])
+        loss = model(train)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         handle.step(loss)
         if step % 100 == 0:
             print(f"step {step}: {loss.item():.3f} nats, active {list(handle.setting.active)}")
-    handle.finish(loss.item())
+    with torch.no_grad():
+        handle.finish(sum(model(held_out) for _ in range(8)) / 8)
 plain = handle.bake()

@@ -7,7 +7,7 @@ import attune
 import torch
 import torch.multiprocessing as mp
 from attune import measure
-from attune.distributed import exchange
+from attune.distributed import exchange, rank
 from torch import distributed as dist
 
 
@@ -98,6 +98,14 @@ def merge_main(rank, folder):
     told = exchange(numbers, 2.0 + rank, 0.5, 10.0, 4 + rank, None if rank else setting)
     torch.save(tuple(told), f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def test_before_there_is_a_process_group_a_rank_is_what_the_launcher_says(monkeypatch):
+    for name, value, expected in [("RANK", "1", 0), ("WORLD_SIZE", "2", 1), ("RANK", "x", 0)]:
+        monkeypatch.setenv(name, value)
+        if name == "RANK" and value == "1":
+            monkeypatch.delenv("WORLD_SIZE", raising=False)
+        assert rank() == expected
 
 
 def test_ranks_average_what_they_measured_and_learn_what_the_first_decided(tmp_path):

@@ -452,12 +452,47 @@ def test_a_model_in_half_that_overflows_trains_on():
 def test_gradients_that_overflow_in_a_scaled_loss_are_told_and_left_out():
     model = OwnModel()
     handle = attached(model, endpoint="ipc:///nobody/there")
-    with pytest.warns(RuntimeWarning, match="site 'attention' measured values that are no finite"):
-        for _ in range(8):
-            (model(batch()).square().mean() * math.inf).backward()
+    model(batch()).square().mean().backward()
+    handle.step(1.0)
+    before = list(handle.last_observation.metrics)
+    with pytest.warns(RuntimeWarning, match="site 'attention' measured an importance that is no"):
+        for _ in range(7):
+            (model(batch(31)).square().mean() * math.inf).backward()
             handle.step(1.0, loss_scale=2.0**16)
-    assert all(map(math.isfinite, handle.last_observation.metrics))
+    after = list(handle.last_observation.metrics)
+    assert all(map(math.isfinite, after))
+    importance = METRICS.index("importance")
+    for head in range(4):
+        row = slice(head * len(METRICS), (head + 1) * len(METRICS))
+        assert after[row][importance] == before[row][importance]
+        assert after[row][0] != before[row][0]  # the entropy is the last step's
     handle.remove()
+
+
+def test_a_loss_of_several_numbers_counts_by_their_mean_and_one_that_is_none_harms_nothing():
+    model = OwnModel()
+    handle = attached(model, endpoint="ipc:///nobody/there")
+    handle.step(model(batch()).mean() * 0 + torch.tensor([1.0, 3.0]))
+    assert handle.last_observation.loss == 2.0
+    with pytest.warns(RuntimeWarning, match="the loss of this step is left out"):
+        handle.step("much")
+    assert handle.steps == 2
+    handle.remove()
+
+
+def test_a_job_that_goes_on_and_fails_at_once_says_where_it_stood(router):
+    first = attached(OwnModel(), endpoint="ipc:///nobody/there")
+    state = {**first.state_dict(), "key": "another", "step": 50, "compute_seconds": 7.5}
+    first.remove()
+    handle = attached(OwnModel(), state=state)
+    wait_until(handle.probe._line._writable)  # nobody waits for a line that is not there yet
+    del handle
+    gc.collect()
+    hello, bye = (router.receive(PATIENCE_SECONDS * 1000) for _ in range(2))
+    assert isinstance(hello, Hello)
+    assert isinstance(bye, Bye)
+    assert (hello.job.key, hello.step) == ("another", 50)
+    assert (bye.outcome, bye.step, bye.compute_seconds) == (Outcome.FAILED, 50, 7.5)
 
 
 def test_a_key_that_comes_back_with_another_topology_is_turned_away_and_trains_on(tmp_path):
@@ -520,6 +555,7 @@ def test_a_step_never_raises_because_of_attune(monkeypatch):
         (nn.Linear(3, 3), {}, "Linear has no attention"),
         (OwnModel(), {"endpoint": "nonsense"}, "endpoint 'nonsense'"),
         (OwnModel(), {"endpoint": "ipc:///x", "name": ""}, "name is empty"),
+        (OwnModel(), {"endpoint": "ipc:///x", "name": "a\x9b"}, "name has a control character"),
         (OwnModel(), {"endpoint": "ipc:///x", "budget": attune.Budget.steps(0)}, "budget"),
     ],
 )

@@ -1,7 +1,10 @@
 """torch.compile: actions change buffers, not code."""
 
+from types import SimpleNamespace
+
 import attune
 import torch
+from attune import attention
 from models import OwnModel, apply, attached
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -71,3 +74,11 @@ def test_a_measured_step_has_code_of_its_own_and_reports_as_ever():
     )
     handle.remove()
     other.remove()
+
+
+def test_a_pytorch_that_says_by_another_name_whether_it_compiles_is_served(monkeypatch):
+    monkeypatch.setattr(torch, "compiler", SimpleNamespace())  # as 2.1 and 2.2 have it
+    found = attention._is_compiling()
+    monkeypatch.undo()  # here that name asks the usual one
+    assert found.__name__ == "is_compiling"
+    assert found() is False

@@ -1,4 +1,4 @@
-"""The examples of experiments/python run, learn, and give a plain model."""
+"""The examples of experiments/python run on real data and give a plain model."""
 
 import os
 import re
@@ -35,5 +35,5 @@ def test_an_example_trains_on_real_data(name, tmp_path):
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*_*.py")), ids=lambda file: file.name)
 def test_an_example_is_short_and_says_how_it_is_run(file):
     lines = file.read_text().splitlines()
-    assert len(lines) < 60
+    assert len(lines) < 65
     assert re.search(rf"attune run -- python experiments/python/{file.name}", file.read_text())

@@ -28,13 +28,25 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 PASSES_PER_FORWARD = 3
 """Backward costs attention about twice its forward pass, as it does every other layer."""
 
-_compiler = getattr(torch, "compiler", None)
+
+def _never() -> bool:
+    return False
+
+
+def _is_compiling() -> Callable[[], bool]:
+    """What says whether torch.compile is tracing this code: by another name in 2.1 and 2.2."""
+    found: Callable[[], bool] | None
+    found = getattr(getattr(torch, "compiler", None), "is_compiling", None)
+    if found is None and hasattr(torch, "compiler"):
+        from torch._dynamo import external_utils
+
+        found = getattr(external_utils, "is_compiling", None)
+    return found or _never
+
+
+_compiling = _is_compiling()
 # Says which backward pass runs in this thread; -1: none, and always in PyTorch 1.13.
 _backward: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
-
-
-def _compiling() -> bool:
-    return _compiler is not None and _compiler.is_compiling()
 
 
 class Plan(NamedTuple):
@@ -64,6 +76,9 @@ class Shared:
 
     WAITING = 64 * 2**20
     """Bytes of keys from which on nothing waits any more."""
+
+    VIEWS = 4
+    """Kept at most: each batch of an accumulated step may come with a large mask of its own."""
 
     def __init__(self) -> None:
         self.views: dict[object, tuple[Tensor | None, measure.View]] = {}
@@ -148,12 +163,15 @@ class Tuning(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tuning:
         """Moves with the model, but keeps its precision: a setting in half would be another."""
-        before = dict(self._buffers)
+        before, device = dict(self._buffers), self.scale.device
         super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = self._buffers[name]
             if old is not None and new is not None and new.dtype != old.dtype:
                 self._buffers[name] = old.to(new.device)
+        now = self.scale.device
+        if "meta" not in (device.type, now.type) and now != device:
+            self.plan()  # compiled code takes what goes with the buffers as it finds it
         return self
 
     def _load_from_state_dict(
@@ -249,7 +267,7 @@ class Tuning(nn.Module):
             now = self.setting()
             heads = [head for head, active in enumerate(now.active) if active]
             self.index = torch.tensor(heads, device=self.scale.device)
-            if _compiler is not None:
+            if _compiling is not _never and hasattr(torch._dynamo, "maybe_mark_dynamic"):
                 torch._dynamo.maybe_mark_dynamic(self.index, 0)
             index = None if self.uncut or len(heads) == self.site.heads else self.index
             self.skips = self.skips or index is not None
@@ -329,28 +347,43 @@ class Tuning(nn.Module):
     ) -> None:
         """Measures a forward pass where that was wished; arguments as those of `measure`.
 
-        Heads are the active ones, or all where none can be cut out.
+        Heads are the active ones, or all where none can be cut out. Where all are computed, keys
+        may be as few as they came.
         """
         if not (self.measuring and self.training):
             return
-        batch, length, keys = query.shape[0], query.shape[2], key.shape[2]
-        if batch == 0 or length == 0 or keys < 2:
+        if query.shape[0] == 0 or query.shape[2] == 0 or key.shape[2] < 2:
             return
-        if self.uncut:
-            query, key, output = (part.index_select(1, self.index) for part in (query, key, output))
-            mask = self.cut_mask(mask, self.index)
         if _compiling():
-            view = self._view(mask, causal, softcap, batch, length, keys)
-            sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
+            sample = self._sample(query, key, output, scaling, mask, causal, softcap)
             self.keep(measure.numbers([sample])[0], self.index)
             return
         try:
-            view = self._view(mask, causal, softcap, batch, length, keys)
-            sample = measure.sample(query.detach(), key.detach(), output.detach(), view, scaling)
+            sample = self._sample(query, key, output, scaling, mask, causal, softcap)
         except RuntimeError as error:
             self.leave_unmeasured(str(error).partition("\n")[0])
         else:
             self.shared.add(self, sample, self.index)
+
+    def _sample(
+        self,
+        query: Tensor,
+        key: Tensor,
+        output: Tensor,
+        scaling: float,
+        mask: Tensor | None,
+        causal: bool,
+        softcap: float,
+    ) -> measure.Sample:
+        query, key, output = query.detach(), key.detach(), output.detach()
+        if self.uncut:
+            groups = query.shape[1] // key.shape[1]
+            key = key.index_select(1, self.index if groups == 1 else self.index // groups)
+            query, output = query.index_select(1, self.index), output.index_select(1, self.index)
+            mask = self.cut_mask(mask, self.index)
+        batch, length, keys = query.shape[0], query.shape[2], key.shape[2]
+        view = self._view(mask, causal, softcap, batch, length, keys)
+        return measure.sample(query, key, output, view, scaling)
 
     def keep(self, found: Tensor, index: Tensor) -> None:
         """Takes the numbers of the heads that a pass has computed, [heads computed, COLUMNS]."""
@@ -383,6 +416,8 @@ class Tuning(nn.Module):
             sequences = measure.stratified(self.draws[measure.ROWS :], 0, batch)
         view = measure.look(rows, sequences, batch, length, keys, mask, causal, softcap)
         if views is not None:
+            while len(views) >= Shared.VIEWS:
+                del views[next(iter(views))]
             # With the mask, so that no other comes to lie at its place.
             views[what] = (mask, view)
         return view
@@ -433,10 +468,7 @@ class Tuning(nn.Module):
             output = output * plan.gain.to(output.dtype)
         if timed:
             self.took(time.process_time() - start)
-        if self.measuring and self.training:
-            if plan.active is None and groups > 1:
-                key = key.repeat_interleave(groups, 1)
-            self.record(query, key, output, scaling, mask, causal)
+        self.record(query, key, output, scaling, mask, causal)
         if plan.active is None:
             return output
         return self.restore(output, plan.active, 1)

@@ -7,6 +7,7 @@ step, and knows the step of the next measurement. Without torch.distributed ther
 
 from __future__ import annotations
 
+import os
 from array import array
 from typing import NamedTuple
 
@@ -39,9 +40,20 @@ class Exchange(NamedTuple):
     setting: Setting | None
 
 
+def announced() -> bool:
+    """Whether there are several ranks, or the launcher says that there will be."""
+    if dist.is_available() and not dist.is_initialized():
+        told = os.environ.get("WORLD_SIZE", "1")
+        return told.isdecimal() and int(told) > 1
+    return several()
+
+
 def rank() -> int:
-    """This process's, 0 where there is one."""
-    return dist.get_rank() if several() else 0
+    """This process's, 0 where there is one. Before the process group is made, as torchrun says."""
+    if several():
+        return dist.get_rank()
+    told = os.environ.get("RANK", "")
+    return int(told) if announced() and told.isdecimal() else 0
 
 
 def several() -> bool:

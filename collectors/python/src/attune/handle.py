@@ -13,6 +13,7 @@ plain = handle.bake()               # the same outputs, and no trace of attune
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -161,7 +162,7 @@ class Handle:
 
         Args:
             loss: The step's training loss in nats, NaN included; a tensor is read at measured steps
-                only.
+                only, one of several numbers counts by their mean.
             loss_scale: What the loss was multiplied by before its backward pass
                 (`GradScaler.get_scale()`).
 
@@ -171,10 +172,13 @@ class Handle:
         if self._removed or self._finished:
             return False
         self._step += 1
-        value = loss.detach().float() if isinstance(loss, Tensor) else float(loss)
-        self._loss_sum = self._loss_sum + value
-        self._loss_count += 1
         changed = False
+        try:
+            value = loss.detach().float().mean() if isinstance(loss, Tensor) else float(loss)
+            self._loss_sum = self._loss_sum + value
+            self._loss_count += 1
+        except Exception as error:
+            self._warn(f"{type(error).__name__}: {error}; the loss of this step is left out")
         try:
             changed = self._report(loss_scale)
         except Exception as error:
@@ -272,7 +276,7 @@ class Handle:
         model may not be on their devices yet.
         """
         try:
-            while not distributed.several():
+            while not distributed.announced():
                 action = self._probe.opening()
                 if action is None:
                     break
@@ -294,13 +298,19 @@ class Handle:
                 changed = False
             self._arm()
             return changed
-        changed = self._report_measured(loss_scale)
-        self._arm()
-        return changed
+        action = self._probe.poll(self._step) if distributed.rank() == 0 else None
+        try:
+            return self._report_measured(action, loss_scale)
+        except Exception as error:
+            if action is not None:  # the daemon waits for an answer
+                self._probe.rejected(action, self._step, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._arm()
 
     def _arm(self) -> None:
         """Lets the next step measure itself where that is due."""
-        if distributed.several():
+        if distributed.announced():
             due = self._measure_every > 0 and is_due(self._step + 1, self._measure_every)
         else:
             due = self._probe.due(self._step + 1)
@@ -309,9 +319,8 @@ class Handle:
             draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
             self._tuned.measure_next(torch.tensor(draws))
 
-    def _report_measured(self, loss_scale: float) -> bool:
+    def _report_measured(self, action: ActionRequest | None, loss_scale: float) -> bool:
         seconds = time.process_time() - (self._started or 0.0)
-        action = self._probe.poll(self._step) if distributed.rank() == 0 else None
         numbers = self._tuned.take_numbers(loss_scale)
         forward = sum(place.tuning.seconds for place in self._tuned.places)
         told = distributed.exchange(
@@ -337,9 +346,9 @@ class Handle:
         return False
 
     def _mean_loss(self) -> float:
-        mean = float(self._loss_sum) / self._loss_count
+        total, count = self._loss_sum, self._loss_count
         self._loss_sum, self._loss_count = 0.0, 0
-        return mean
+        return float(total) / count if count > 0 else math.nan
 
     def _observe(self, told: distributed.Exchange) -> None:
         self._last_numbers = self._complete(told.numbers)
@@ -367,7 +376,11 @@ class Handle:
     def _complete(self, numbers: Tensor) -> list[list[float]]:
         """The numbers by head; where a site did not measure, or not sanely, what it had before."""
         numbers = numbers.cpu().clone()
-        numbers[:, measure.IMPORTANCE] = numbers[:, measure.IMPORTANCE].abs()
+        importance = numbers[:, measure.IMPORTANCE].abs()
+        # Half precision overflows there first; the rest of what such a head measured is sound.
+        before = torch.tensor(self._last_numbers)[:, measure.IMPORTANCE]
+        numbers[:, measure.IMPORTANCE] = torch.where(importance.isfinite(), importance, before)
+        overflown: list[bool] = (~importance.isfinite()).tolist()
         rows: list[list[float]] = numbers.tolist()
         sane: list[bool] = numbers.isfinite().all(1).tolist()
         first = 0
@@ -381,6 +394,11 @@ class Handle:
                 head for head in heads if not (active[head] and sane[head] and rows[head][-1] > 0)
             ]
             missing = [head for head in stale if active[head]]
+            if any(active[head] and overflown[head] for head in heads):
+                self._warn(
+                    f"site '{site.name}' measured an importance that is no finite number (an "
+                    "overflow in half precision?); its heads keep the one before"
+                )
             if fault:
                 self._warn(f"site '{site.name}' {fault}")
             elif missing and any(not sane[head] for head in missing):
@@ -513,14 +531,18 @@ def attach(
         mode = environment.get("ATTUNE_MODE", "on")
         if mode == "off" or distributed.rank() != 0:
             return Probe(spec, setting)
+        step = int(state["step"]) if state is not None else 0
+        seconds = float(state["compute_seconds"]) if state is not None else 0.0
         if mode == "offline":
             directory = Path(environment.get("ATTUNE_DIR") or "attune")
-            return Probe(spec, setting, directory=directory)
+            return Probe(spec, setting, directory=directory, step=step, compute_seconds=seconds)
         return Probe(
             spec,
             setting,
             endpoint=endpoint or environment.get("ATTUNE_ENDPOINT", ""),
             keys=environment.get("ATTUNE_KEYS", ""),
+            step=step,
+            compute_seconds=seconds,
         )
 
     return Handle(model, default() if adapters is None else adapters, job, probe, state, fresh)

@@ -160,7 +160,7 @@ def sample(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: floa
 
     Args:
         query: [batch, heads, queries, width], tuned, not yet multiplied by `scaling`.
-        key: [batch, heads, keys, width].
+        key: [batch, key heads, keys, width]; key heads divide heads.
         output: [batch, heads, queries, width], the heads' outputs after their gain.
         view: What the rows see, of the same batch.
         scaling: Factor on the logits.
@@ -170,9 +170,12 @@ def sample(query: Tensor, key: Tensor, output: Tensor, view: View, scaling: floa
         return x.index_select(0, view.sequences).index_select(2, view.rows).float()
 
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        keys = key.index_select(0, view.sequences)
+        if key.shape[1] != query.shape[1]:
+            keys = keys.repeat_interleave(query.shape[1] // key.shape[1], 1)
         return Sample(
             rows(query) * scaling,
-            key.index_select(0, view.sequences).float(),
+            keys.float(),
             rows(output).norm(dim=-1),
             view,
         )

@@ -47,6 +47,7 @@ class Probe:
             Z85 with spaces between. As ATTUNE_KEYS has them.
         farewell_seconds: `finish` waits at most this long for the last message to go.
         step: At which the trainer stands.
+        compute_seconds: Spent until there.
 
     Raises:
         ValueError: For an endpoint that ZeroMQ cannot use, and for a job or setting that cannot be
@@ -63,6 +64,7 @@ class Probe:
         keys: str = "",
         farewell_seconds: float = 2.0,
         step: int = 0,
+        compute_seconds: float = 0.0,
     ) -> None:
         self._line: Line | None = None
         self._log: Log | None = None
@@ -75,8 +77,10 @@ class Probe:
         hello = Hello(job, setting, step)
         if directory is not None:
             self._log = Log(directory, hello)
+            self._log.compute_seconds = compute_seconds
         else:
             self._line = Line(endpoint, keys, hello, farewell_seconds)
+            self._line.compute_seconds = compute_seconds
         # A trainer that ends without `finish` says that it failed, also at the interpreter's exit.
         weakref.finalize(self, _fail, self._line, self._log, self._process)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
+import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -209,7 +210,7 @@ def _name_fault(name: str) -> str | None:
         return f"is empty; give it 1 to {MAX_NAME_BYTES} bytes"
     if size > MAX_NAME_BYTES:
         return f"has {size} bytes; use at most {MAX_NAME_BYTES}"
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in name):
+    if any(unicodedata.category(character) == "Cc" for character in name):
         return "has a control character; use printable text"
     return None
 

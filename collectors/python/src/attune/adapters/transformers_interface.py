@@ -110,8 +110,6 @@ def _attend(
     if timed:
         tuning.took(time.process_time() - start)
     if tuning.measuring and tuning.training:
-        if plan.active is None and groups > 1:
-            key = key.repeat_interleave(groups, 1)
         _record(tuning, function, module, query, key, output, mask, args, kwargs)
     if plan.active is None:
         return output, weights
