@@ -129,21 +129,25 @@ std::optional<Figure> Hindsight(const std::vector<Pair>& pairs, const Lookup& ru
                                 const Selection& selection, bool minimize, std::size_t left_out) {
   double gain = 0;
   double most = 0;
+  std::size_t compared = 0;
   for (const auto& [job, own] : ByJob(pairs)) {
     std::vector<double> gains;
     std::map<std::string, std::vector<double>> others;
     for (const Pair& pair : own) {
+      // Only beside the whole grid: its best of fewer seeds would be another job's.
+      const auto missing = static_cast<std::size_t>(std::ranges::count_if(
+          selection.among,
+          [&](const std::string& policy) { return !runs.contains(Key(policy, pair.run->run)); }));
+      left_out += missing;
+      if (missing > 0) continue;
       const double base = pair.partner->outcome->last->value;
       gains.push_back(base - pair.run->outcome->last->value);
       for (const std::string& policy : selection.among) {
-        const auto found = runs.find(Key(policy, pair.run->run));
-        if (found == runs.end()) {
-          ++left_out;
-        } else {
-          others[policy].push_back(base - found->second->outcome->last->value);
-        }
+        others[policy].push_back(base - runs.at(Key(policy, pair.run->run))->outcome->last->value);
       }
     }
+    if (gains.empty()) continue;
+    compared += gains.size();
     double best = 0;  // leaving the job alone is always in the grid
     for (const auto& [policy, of_policy] : others) {
       best = std::max(best, (minimize ? 1 : -1) * MeanOf(of_policy));
@@ -152,7 +156,7 @@ std::optional<Figure> Hindsight(const std::vector<Pair>& pairs, const Lookup& ru
     most += best;
   }
   if (most == 0) return std::nullopt;
-  return Figure{{gain / most, std::nullopt, std::nullopt, pairs.size()}, left_out};
+  return Figure{{gain / most, std::nullopt, std::nullopt, compared}, left_out};
 }
 
 }  // namespace

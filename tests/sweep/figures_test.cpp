@@ -246,6 +246,15 @@ TEST_CASE("hindsight takes the best of the others for each job, and never less t
   selection.policy = "kmeans";
   selection.among = {"one", "two"};
   CHECK(FigureOf(results, "hindsight", selection) == Approx(0.8));
+  // A pair of which the grid is not whole says nothing.
+  results.runs.push_back(MakeResult("untuned", 8, 2, {{10, 10, 9}}));
+  results.runs.push_back(MakeResult("kmeans", 8, 2, {{10, 10, 1}}));
+  results.runs.push_back(MakeResult("one", 8, 2, {{10, 10, 1}}));
+  const auto figure = Compute("hindsight", results, selection);
+  REQUIRE(figure);
+  CHECK(figure->interval.mean == Approx(0.8));
+  CHECK(figure->interval.count == 4);
+  CHECK(figure->left_out == 1);
 }
 
 TEST_CASE("jobs of one cluster are drawn together, for they are no independent samples") {
