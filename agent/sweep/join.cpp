@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -157,7 +158,12 @@ Joined Join(const Folder& folder, const json& report) {
   }
   joined.runs = taken.size();
   if (taken.empty()) return joined;
-  origins[0]["runs"] = joined.runs;
+  // Of the report's own machine: without those that it had joined itself.
+  std::size_t own = joined.runs;
+  for (std::size_t i = 1; i < origins.size(); ++i) {
+    own -= std::min(own, origins[i].at("runs").get<std::size_t>());
+  }
+  origins[0]["runs"] = own;
   folder.AddOrigins(origins);
   for (const Ended& ended : taken) {
     folder.WritePoints(ended.outcome.id, ended.points);
