@@ -77,17 +77,17 @@ Joined Join(const Folder& folder, const json& report) {
           "of the same file");
     }
     // Variants that one of the two lacks have no runs to join.
-    json setup = SetupOf(spec);
-    const json theirs = report.at("setup");
+    const json ours = SetupOf(spec);
+    const json& theirs = report.at("setup");
     for (const auto& [name, variant] : theirs.at("variants").items()) {
-      if (setup.at("variants").contains(name) && setup["variants"][name] != variant) {
+      if (ours.at("variants").contains(name) && ours.at("variants").at(name) != variant) {
         throw SweepError(fmt::format(
             "variant '{}' was another in the report's sweep; join it to a sweep of the same file",
             name));
       }
     }
-    if (setup["environment"] != theirs.at("environment") ||
-        setup["daemon"] != theirs.at("daemon")) {
+    if (ours.at("environment") != theirs.at("environment") ||
+        ours.at("daemon") != theirs.at("daemon")) {
       throw SweepError(
           "the report's runs had another [environment] or [daemon] than this sweep's; join it to a "
           "sweep of the same file");

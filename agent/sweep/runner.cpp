@@ -146,12 +146,22 @@ bool IsAmong(const std::vector<Value>& part, const Value& value) {
   return part.empty() || std::ranges::find(part, value) != part.end();
 }
 
+// As they are now, by the run's number.
+using Outcomes = std::map<std::uint64_t, RunOutcome>;
+Outcomes ReadOutcomes(const Folder& folder, const std::vector<Run>& runs) {
+  Outcomes outcomes;
+  for (const Run& run : runs) {
+    if (auto outcome = folder.ReadOutcome(run.id)) outcomes.emplace(run.id, *std::move(outcome));
+  }
+  return outcomes;
+}
+
 // The pairs (Run::Pair) that another machine has run, or begun to.
-std::set<std::string> JoinedPairs(const Folder& folder, const std::vector<Run>& runs) {
+std::set<std::string> JoinedPairs(const std::vector<Run>& runs, const Outcomes& outcomes) {
   std::set<std::string> pairs;
   for (const Run& run : runs) {
-    const auto outcome = folder.ReadOutcome(run.id);
-    if (outcome && outcome->joined) pairs.insert(run.Pair());
+    const auto outcome = outcomes.find(run.id);
+    if (outcome != outcomes.end() && outcome->second.joined) pairs.insert(run.Pair());
   }
   return pairs;
 }
@@ -213,17 +223,19 @@ std::vector<Run> Asked(const std::vector<Run>& runs, const RunnerOptions& option
 Progress Count(const Folder& folder, const RunnerOptions& options) {
   Progress progress;
   const std::vector<Run> runs = folder.ReadRuns();
-  const std::set<std::string> joined = JoinedPairs(folder, runs);
+  const Outcomes outcomes = ReadOutcomes(folder, runs);
+  const std::set<std::string> joined = JoinedPairs(runs, outcomes);
   for (const Run& run : runs) {
-    const auto outcome = folder.ReadOutcome(run.id);
+    const auto outcome = outcomes.find(run.id);
+    const bool is_done = outcome != outcomes.end();
     if (!Asks(options, run)) {
-      progress.not_asked += outcome ? 0 : 1;
+      progress.not_asked += is_done ? 0 : 1;
       continue;
     }
     ++progress.runs;
-    if (outcome) {
+    if (is_done) {
       ++progress.done;
-      if (IsFailure(*outcome)) ++progress.failed;
+      if (IsFailure(outcome->second)) ++progress.failed;
     } else if (joined.contains(run.Pair())) {
       ++progress.elsewhere;
     }
@@ -243,14 +255,18 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
   const std::vector<Run> runs = folder.ReadRuns();
   const std::vector<Run> asked = Asked(runs, options);
   std::deque<const Run*> missing;
-  const std::set<std::string> joined = JoinedPairs(folder, runs);
+  std::size_t elsewhere = 0;
+  const Outcomes outcomes = ReadOutcomes(folder, runs);
+  const std::set<std::string> joined = JoinedPairs(runs, outcomes);
   for (const Run& run : asked) {
-    if (joined.contains(run.Pair())) continue;
-    const auto outcome = folder.ReadOutcome(run.id);
-    if (outcome && options.retry_failed && IsFailure(*outcome)) {
-      fs::remove(folder.Of(run.id) / "outcome.json");
+    const auto outcome = outcomes.find(run.id);
+    const bool is_done = outcome != outcomes.end();
+    if (joined.contains(run.Pair())) {
+      elsewhere += is_done ? 0 : 1;
+    } else if (!is_done) {
       missing.push_back(&run);
-    } else if (!outcome) {
+    } else if (options.retry_failed && IsFailure(outcome->second)) {
+      fs::remove(folder.Of(run.id) / "outcome.json");
       missing.push_back(&run);
     }
   }
@@ -277,7 +293,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
                               ? MakeSlurm(folder, spec, OwnProgram())
                               : MakeLocal(folder, spec);
     double spent = Spent(folder, runs);
-    const std::size_t here = asked.size() - Count(folder, options).elsewhere;
+    const std::size_t here = asked.size() - elsewhere;
     Board board(folder, here, here - missing.size());
     std::set<std::uint64_t> begun;
     while (!begun.empty() || (!missing.empty() && stopped.empty())) {

@@ -132,6 +132,30 @@ def test_an_action_is_applied_between_two_steps_and_acknowledged(router):
     handle.remove()
 
 
+def test_an_action_whose_step_cannot_be_reported_is_refused_and_training_goes_on(
+    router, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("no room")
+
+    model = encoder()
+    handle = attached(model)
+    step = trainer(model, handle)
+    next_of(router, Hello, step)
+    router.send(Welcome(1, 1, 30.0))  # every step is measured
+    next_of(router, Observation, step)
+    monkeypatch.setattr(handle._tuned, "take_numbers", fail)
+    router.send(ActionRequest(5, 10**6, varied(handle.sites)))
+    with pytest.warns(RuntimeWarning, match="no room; training goes on"):
+        acknowledgement = next_of(router, ActionReply, step).acknowledgement
+    assert acknowledgement.status == AckStatus.REJECTED
+    assert "no room" in acknowledgement.why
+    assert handle.setting == attune.Setting.neutral(handle.job.heads)
+    monkeypatch.undo()
+    next_of(router, Observation, step)
+    handle.remove()
+
+
 def test_what_is_decided_before_the_first_step_is_in_force_in_it(router):
     heard = []
 

@@ -300,11 +300,13 @@ class Handle:
             return changed
         action = self._probe.poll(self._step) if distributed.rank() == 0 else None
         try:
-            return self._report_measured(action, loss_scale)
+            told = self._report_measured(action, loss_scale)
         except Exception as error:
-            if action is not None:  # the daemon waits for an answer
+            if action is not None:  # its daemon waits for an answer
                 self._probe.rejected(action, self._step, f"{type(error).__name__}: {error}")
             raise
+        else:
+            return self._answer(action) if action is not None else self._follow(told)
         finally:
             self._arm()
 
@@ -319,7 +321,9 @@ class Handle:
             draws = [self._random.random() for _ in range(measure.ROWS + measure.SEQUENCES)]
             self._tuned.measure_next(torch.tensor(draws))
 
-    def _report_measured(self, action: ActionRequest | None, loss_scale: float) -> bool:
+    def _report_measured(
+        self, action: ActionRequest | None, loss_scale: float
+    ) -> distributed.Exchange:
         seconds = time.process_time() - (self._started or 0.0)
         numbers = self._tuned.take_numbers(loss_scale)
         forward = sum(place.tuning.seconds for place in self._tuned.places)
@@ -336,14 +340,16 @@ class Handle:
         if distributed.rank() == 0:
             self._observe(told)
         self._pass_on_complaint()
-        if action is not None:
-            return self._answer(action)
-        if told.setting is not None:
-            fault = self.apply(told.setting)
-            if fault:
-                self._warn(f"rank {distributed.rank()} cannot apply what rank 0 did: {fault}")
-            return fault is None
-        return False
+        return told
+
+    def _follow(self, told: distributed.Exchange) -> bool:
+        """Applies on the other ranks what rank 0 does."""
+        if told.setting is None:
+            return False
+        fault = self.apply(told.setting)
+        if fault:
+            self._warn(f"rank {distributed.rank()} cannot apply what rank 0 did: {fault}")
+        return fault is None
 
     def _mean_loss(self) -> float:
         total, count = self._loss_sum, self._loss_count
