@@ -4,6 +4,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "agent/client.h"
+#include "agent/paths.h"
 #include "store/store.h"
 #include "tests/catch.hpp"
 #include "tests/process/process.h"
@@ -16,15 +18,17 @@ using nlohmann::json;
 
 const std::string kBin = ATTUNE_BIN;
 
-// Writes a sweep of `seeds` seeds with twins, each run of so many steps.
+// Writes a sweep of `seeds` seeds with twins, each run of so many steps. A run leaves its process
+// in the file trainer.
 std::string WriteSweep(const std::filesystem::path& folder, int seeds, int steps,
                        const std::string& rest) {
   std::ofstream text(folder / "text");
   for (int i = 0; i < 3000; ++i) text << "a line of text, number " << i << "\n";
   const auto file = folder / "twins.toml";
   std::ofstream(file)
-      << "command = ['" << kBin << "/attune-demo-lm', '--format', 'json', '--text', '"
-      << (folder / "text").string()
+      << R"(command = ['sh', '-c', 'echo $$ > "$0" && exec "$@"', ')"
+      << (folder / "trainer").string() << "', '" << kBin
+      << "/attune-demo-lm', '--format', 'json', '--text', '" << (folder / "text").string()
       << "', '--seed', '{seed}', '--context', '32', '--width', '32', '--heads', '4',"
          " '--layers', '1', '--batch', '4', '--budget-steps', '"
       << steps << "']\nseeds = " << seeds << "\ntwin = true\n"
@@ -42,6 +46,13 @@ std::vector<std::string> SweepWords(const std::filesystem::path& folder,
 
 std::filesystem::path DaemonState(const std::filesystem::path& folder) {
   return folder / "state" / "sweeps" / "twins" / "attuned";
+}
+
+pid_t ReadProcess(const std::filesystem::path& file) {
+  pid_t process = 0;
+  std::ifstream(file) >> process;
+  REQUIRE(process > 0);
+  return process;
 }
 
 TEST_CASE("a sweep tunes its tuned runs by their own policies, and leaves the twins alone") {
@@ -91,11 +102,20 @@ TEST_CASE("a killed daemon is started again, and the jobs that it had go on with
   };
   REQUIRE(Eventually([&] { return trials() >= 3 || sweep.Ended(); }));
   REQUIRE_FALSE(sweep.Ended());
-  pid_t daemon = 0;
-  std::ifstream(DaemonState(home.Path()) / "attuned.lock") >> daemon;
-  REQUIRE(daemon > 0);
+  // The job waits, lest it come to its end before the next daemon is there.
+  const pid_t trainer = ReadProcess(home.Path() / "trainer");
+  const pid_t daemon = ReadProcess(DaemonState(home.Path()) / "attuned.lock");
+  kill(trainer, SIGSTOP);
   kill(daemon, SIGKILL);
   const std::size_t before = trials();
+  const std::string endpoint =
+      Paths{.state = DaemonState(home.Path()), .runtime = DaemonState(home.Path())}.Endpoint();
+  const bool again = Eventually([&] {
+    return sweep.Err().find("attuned is gone") != std::string::npos &&
+           Ask(endpoint, StatusRequest{}, std::chrono::milliseconds(200));
+  });
+  kill(trainer, SIGCONT);
+  CHECK(again);
   const int status = sweep.Wait();
   INFO(sweep.Err());
   CHECK(status == 0);
