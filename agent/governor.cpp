@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <utility>
 
 namespace attune {
@@ -19,25 +21,40 @@ constexpr double kBending = 0.2;
 // Noise is never taken for less than this share of the loss: a curve of few points fits too well.
 constexpr double kNoiseFloor = 0.005;
 constexpr double kLeastNoise = 1e-12;  // nats, of a loss of 0
+// With every action that is taken back a job is left alone for twice as long, up to this power.
+constexpr std::uint64_t kMostDoublings = 10;
 
 }  // namespace
 
-Governor::Governor(const Options& options)
+Governor::Governor(const Options& options, bool fresh)
     : freeze_(options.freeze),
       change_budget_(options.change_budget),
       tolerance_(options.rollback),
+      windows_(static_cast<double>(options.windows)),
       hold_(options.hold),
-      bending_points_(static_cast<std::size_t>(kBending * static_cast<double>(options.windows))) {}
+      bending_points_(static_cast<std::size_t>(kBending * static_cast<double>(options.windows))) {
+  if (!fresh) trust_.emplace(tolerance_);
+}
 
 bool Governor::IsDue(const Change& change, std::uint32_t window) {
   return window >= change.window + kGraceWindows;
+}
+
+std::vector<CurvePoint> Governor::ByItself(std::span<const CurvePoint> curve) const {
+  std::vector<CurvePoint> points;
+  for (std::size_t i = 0; i < curve.size(); ++i) {
+    const bool is_disturbed = std::ranges::any_of(
+        disturbed_, [i](const auto& range) { return i >= range.first && i < range.second; });
+    if (!is_disturbed) points.push_back(curve[i]);
+  }
+  return points;
 }
 
 Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const WindowReading& now,
                                 std::span<const CurvePoint> curve) {
   while (!changes_.empty()) {
     const Change& change = changes_.front();
-    const auto before = curve.first(std::min(change.curve_points, curve.size()));
+    const auto before = ByItself(curve.first(std::min(change.curve_points, curve.size())));
     if (before.empty()) {  // nothing to compare with
       changes_.pop_front();
       continue;
@@ -50,15 +67,23 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
     const double behind = (now.loss - expected) / noise;
     const bool due = IsDue(change, window);
     if (!(behind <= tolerance_ * (due ? 1.0 : kGross))) {  // nor is NaN
-      Rollback rollback{change.before,
+      const bool more = trust_ && trust_->Oldest();
+      Rollback rollback{more ? trust_->Oldest()->before : change.before,
                         fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
                                     "deviations since the action of window {}",
                                     now.loss, expected, behind, change.window)};
-      TakeBack(window);
+      TakeBack(window, curve.size());
       return rollback;
     }
     if (!due) break;
     changes_.pop_front();
+  }
+  if (trust_) {
+    auto finding = trust_->Judge(curve);
+    if (auto* harm = std::get_if<Trust::Harm>(&finding)) {
+      TakeBack(window, curve.size());
+      return Rollback{std::move(harm->before), std::move(harm->why)};
+    }
   }
   if (progress >= 1.0 - freeze_) {
     return Keep{fmt::format("frozen: the last {:.0f} % of the budget", 100 * freeze_)};
@@ -66,31 +91,48 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
   if (window < held_until_) {
     return Keep{fmt::format("held until window {} after a rollback", held_until_)};
   }
+  if (trust_) {
+    if (auto why = trust_->WhyNot(ByItself(curve), (1.0 - freeze_ - progress) * windows_)) {
+      return Keep{*std::move(why)};
+    }
+  }
   return Free{};
 }
 
 Action Governor::Limit(const Topology& topology, const Setting& setting, Action action,
                        std::string& note) const {
   const auto offsets = topology.SiteOffsets();
-  const auto allowed = std::max<std::size_t>(
+  auto allowed = std::max<std::size_t>(
       1, static_cast<std::size_t>(change_budget_ * double(CountActive(setting.active))));
+  if (trust_) allowed = std::min(allowed, trust_->Left());
   std::size_t used = 0;
   std::size_t left_out = 0;
   std::vector<std::uint8_t> active_after = setting.active;
-  for (std::size_t site = 0; site < topology.sites.size(); ++site) {
+  const auto active_of = [&](std::size_t site) {
+    return CountActive(
+        std::span(setting.active).subspan(offsets[site], topology.sites[site].heads));
+  };
+  std::vector<std::size_t> sites(topology.sites.size());
+  std::iota(sites.begin(), sites.end(), std::size_t{0});
+  std::ranges::stable_sort(sites, std::greater{}, active_of);
+  for (const std::size_t site : sites) {
     const auto heads = topology.sites[site].heads;
-    const auto active = CountActive(std::span(setting.active).subspan(offsets[site], heads));
-    const auto wanted = ChangedCount(active, action.count[site], heads);
-    const auto cost = wanted > active ? wanted - active : active - wanted;
+    const auto active = active_of(site);
+    auto wanted = ChangedCount(active, action.count[site], heads);
+    auto cost = wanted > active ? wanted - active : active - wanted;
     if (used + cost > allowed) {
-      action.count[site] = CountChange::kKeep;
-      left_out += cost;
-    } else {
-      used += cost;
-      if (cost > 0) {
-        SelectHeads(std::span(active_after).subspan(offsets[site], heads),
-                    std::span(action.score).subspan(offsets[site], heads), wanted);
-      }
+      const bool one = used < allowed;
+      left_out += cost - (one ? 1 : 0);
+      action.count[site] = !one              ? CountChange::kKeep
+                           : wanted > active ? CountChange::kPlusOne
+                                             : CountChange::kMinusOne;
+      wanted = ChangedCount(active, action.count[site], heads);
+      cost = one ? 1 : 0;
+    }
+    used += cost;
+    if (cost > 0) {
+      SelectHeads(std::span(active_after).subspan(offsets[site], heads),
+                  std::span(action.score).subspan(offsets[site], heads), wanted);
     }
   }
   for (std::size_t head = 0; head < action.scale.size(); ++head) {
@@ -105,25 +147,32 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
     }
   }
   if (left_out > 0) {
-    note = fmt::format("; {} changes beyond the change budget of {} heads left out", left_out,
-                       allowed);
+    note = fmt::format("; {} changes beyond the {} of {} heads left out", left_out,
+                       trust_ ? "trust in a model trained before," : "change budget", allowed);
   }
   return action;
 }
 
-void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before) {
+void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before,
+                       const Setting& after) {
+  if (trust_) trust_->Changed(curve.size(), ByItself(curve), before, after);
   changes_.push_back({window, curve.size(), std::move(before)});
 }
 
-void Governor::TakeBack(std::uint32_t window) {
+void Governor::TakeBack(std::uint32_t window, std::size_t points) {
+  std::size_t first = changes_.empty() ? points : changes_.front().curve_points;
+  if (trust_ && trust_->Oldest()) first = std::min(first, trust_->Oldest()->points);
+  disturbed_.emplace_back(first, points + 1);  // what takes it back comes a window later
   taken_back_ = std::exchange(changes_, {});
-  held_until_ = window + 1 + hold_;
+  held_until_ = window + 1 + (hold_ << std::min(rollbacks_, kMostDoublings));
+  ++rollbacks_;
+  if (trust_) trust_->Lose();
 }
 
-std::optional<Setting> Governor::TakeBackUnjudged(std::uint32_t window) {
+std::optional<Setting> Governor::TakeBackUnjudged(std::uint32_t window, std::size_t points) {
   if (changes_.empty()) return std::nullopt;
   Setting before = changes_.front().before;
-  TakeBack(window);
+  TakeBack(window, points);
   return before;
 }
 

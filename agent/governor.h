@@ -6,9 +6,12 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "agent/options.h"
+#include "agent/trust.h"
 #include "env/action.h"
 #include "env/forecast.h"
 #include "env/meter.h"
@@ -18,7 +21,9 @@ namespace attune {
 
 class Governor {
  public:
-  explicit Governor(const Options& options);
+  // `fresh`: nobody had trained the job's weights when it began. Of a model that was trained before
+  // no more is changed than is trusted (Trust).
+  Governor(const Options& options, bool fresh);
 
   // The policy may decide.
   struct Free {};
@@ -37,30 +42,35 @@ class Governor {
   [[nodiscard]] Ruling Rule(std::uint32_t window, double progress, const WindowReading& now,
                             std::span<const CurvePoint> curve);
 
-  // The action that switches and scales no more heads than the change budget allows: sites in
-  // order, then heads. A head that leaves counts once, whatever scale was chosen for it.
+  // The action that switches and scales no more heads than the change budget and trust allow: sites
+  // with most active heads first, then scales in order. Where not all of a site's change is
+  // allowed, a head of it is. A head that leaves counts once, whatever scale was chosen for it.
   // `note` says what was left out, if anything.
   [[nodiscard]] Action Limit(const Topology& topology, const Setting& setting, Action action,
                              std::string& note) const;
+  // Whether the largest steps of a scale are closed: logits that were trained to be what they are
+  // are not made four times another.
+  [[nodiscard]] bool SmallSteps() const { return trust_.has_value(); }
 
-  // An action came into force in window `window`; `curve` ends before it, `before` is what it
-  // replaced.
-  void Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before);
+  // `after` came into force in window `window`, in place of `before`; `curve` ends before it.
+  void Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before,
+               const Setting& after);
   // The rollback came into force, or a person took over: earlier actions are no longer judged.
   void Forget() {
     changes_.clear();
     taken_back_.clear();
+    if (trust_) trust_->Forget();
   }
   // The rollback did not come into force: what it was to take back is judged again.
   void Missed();
   // No window will show what the last actions did, because the trainer can measure nothing any
   // more: the setting before the oldest that is not judged, if there is one. Window `window` is
-  // filling.
-  [[nodiscard]] std::optional<Setting> TakeBackUnjudged(std::uint32_t window);
+  // filling, behind `points` of the curve.
+  [[nodiscard]] std::optional<Setting> TakeBackUnjudged(std::uint32_t window, std::size_t points);
   // Window by window what Rule did in a daemon before this one: what was due at the end of `window`
   // has been judged and is not any more; or was taken back, with all behind it.
   void PassOver(std::uint32_t window);
-  void TakeBack(std::uint32_t window);
+  void TakeBack(std::uint32_t window, std::size_t points);
 
  private:
   struct Change {
@@ -69,13 +79,18 @@ class Governor {
     Setting before;
   };
   [[nodiscard]] static bool IsDue(const Change& change, std::uint32_t window);
+  // Points under actions that were taken back are none that the job would have come to by itself.
+  [[nodiscard]] std::vector<CurvePoint> ByItself(std::span<const CurvePoint> curve) const;
 
-  double freeze_, change_budget_, tolerance_;
+  double freeze_, change_budget_, tolerance_, windows_;
   std::uint64_t hold_;
   std::size_t bending_points_;  // of a curve that is too short for a forecast
   std::uint64_t held_until_ = 0;
-  std::deque<Change> changes_;     // not judged yet, oldest first
-  std::deque<Change> taken_back_;  // by a rollback that is on its way
+  std::uint64_t rollbacks_ = 0;
+  std::optional<Trust> trust_;                                  // none where weights were fresh
+  std::vector<std::pair<std::size_t, std::size_t>> disturbed_;  // points from, up to before
+  std::deque<Change> changes_;                                  // not judged yet, oldest first
+  std::deque<Change> taken_back_;                               // by a rollback that is on its way
 };
 
 }  // namespace attune

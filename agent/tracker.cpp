@@ -80,11 +80,12 @@ std::optional<Baseline> RecordedBaseline(const Store& store, const Options& opti
 }
 
 Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
-                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past)
+                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past,
+                 std::optional<bool> fresh)
     : options_(options),
       site_offsets_(hello.job.topology.SiteOffsets()),
       setting_(hello.setting),
-      governor_(options),
+      governor_(options, fresh.value_or(hello.step == 0)),
       meter_(FirstBaseline(options, std::move(recorded), hello.job.topology.Heads(), past),
              past.empty() ? 0 : std::min(past.back().reading.last_step, hello.step),
              past.empty() ? 0 : past.back().reading.end_compute) {
@@ -92,6 +93,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   record_.spec = hello.job;
   record_.started = started;
   record_.steps = hello.step;
+  record_.fresh = fresh.value_or(hello.step == 0);
   step_ = measured_until_ = hello.step;
   std::seed_seq seed{options.seed, hello.job.seed};
   random_.seed(seed);
@@ -155,7 +157,7 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
       continue;
     }
     if (trial.decider == "governor") {
-      governor_.TakeBack(trial.window);
+      governor_.TakeBack(trial.window, ReadingsUpTo(trial.step));
     } else if (trial.decider != "hand" && answered <= trial.step) {  // else it was not asked
       governor_.PassOver(trial.window);
     }
@@ -168,7 +170,7 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
       const std::size_t points = ReadingsUpTo(step);
       const std::size_t behind = points - std::min(points, ReadingsUpTo(trial.step));
       governor_.Changed(trial.window + 1 + static_cast<std::uint32_t>(behind),
-                        std::span(curve_).first(points), *setting);
+                        std::span(curve_).first(points), *setting, trial.setting);
     } else if (trial.decider == "governor") {
       governor_.Missed();
     }
@@ -415,6 +417,9 @@ void Tracker::Withdraw(const char* why, Emission& emission) {
 
 ActionMask Tracker::OpenChoices() const {
   ActionMask mask = MaskOf(record_.spec.topology, setting_);
+  if (governor_.SmallSteps()) {
+    for (auto& open : mask.scale) open.front() = open.back() = 0;
+  }
   if (options_.change == "heads") {
     for (auto& open : mask.scale) {
       open = {};
@@ -522,7 +527,7 @@ Emission Tracker::Take(const ActionReply& reply) {
   if (reply.acknowledgement.status == AckStatus::kApplied) {
     const bool judged = pending_->decider != "governor" && pending_->decider != "hand";
     if (judged) {
-      governor_.Changed(window_, curve_, setting_);
+      governor_.Changed(window_, curve_, setting_, pending_->setting);
     } else {
       governor_.Forget();
     }
@@ -542,7 +547,7 @@ Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
   const auto patience = std::max<std::uint64_t>(WindowSteps(), kPatience * MeasureEvery());
   if (step_ <= measured_until_ + patience) return emission;
   if (++unmeasured_ < 2) return emission;  // what is measured may be right behind the first
-  auto before = governor_.TakeBackUnjudged(window_);
+  auto before = governor_.TakeBackUnjudged(window_, curve_.size());
   if (!before) return emission;
   Withdraw("the trainer can measure nothing", emission);
   Trial trial = Look(window_);

@@ -16,14 +16,15 @@ bool HasLog(double compute_seconds) {
 
 }  // namespace
 
-std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve, double compute_seconds) {
+std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve, double compute_seconds,
+                                     double half_life) {
   const auto measured = std::ranges::find_if(
       curve, [](const CurvePoint& point) { return HasLog(point.compute_seconds); });
   curve = curve.subspan(static_cast<std::size_t>(measured - curve.begin()));
   if (curve.size() < kLeastPoints || !HasLog(compute_seconds)) return std::nullopt;
   const double target = std::log(compute_seconds);
   const auto weight = [&](std::size_t i) {
-    return std::exp2(-0.5 * static_cast<double>(curve.size() - 1 - i));
+    return std::exp2(-static_cast<double>(curve.size() - 1 - i) / half_life);
   };
   double total = 0;
   double total_squares = 0;
@@ -56,8 +57,12 @@ std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve, double c
   // on the line.
   const double points = total * total / total_squares;
   const double variance = squares / total * points / std::max(points - 2, 1.0);
-  const double line = mean_loss + slope * (target - mean_x);
-  return Forecast{.loss = std::min(line, curve.back().loss), .noise = std::sqrt(variance)};
+  const double away = target - mean_x;
+  const double line = mean_loss + slope * away;
+  return Forecast{.loss = std::min(line, curve.back().loss),
+                  .noise = std::sqrt(variance),
+                  .line = line,
+                  .leverage = (1 + (spread > 0 ? away * away * total / spread : 0)) / points};
 }
 
 }  // namespace attune

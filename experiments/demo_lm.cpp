@@ -1,8 +1,10 @@
 // attune-demo-lm: trains a small character language model on real text, tuned where a daemon is
 // there to tune it (ATTUNE_ENDPOINT).
 #include <dlfcn.h>
+#include <fmt/format.h>
 #include <malloc.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -38,6 +41,8 @@ namespace po = boost::program_options;
 struct Options {
   std::string text;
   std::string data;
+  std::uint64_t pretrain_steps = 0;
+  std::string pretrained;  // a folder
   std::string task;
   std::string optimizer;
   std::string defect;
@@ -80,7 +85,15 @@ po::options_description Describe(Options& options) {
        "what to train on; default: Debian's package descriptions, from apt")
       ("data", po::value(&options.data)->value_name("NAME"),
        "or a text by name: packages, licences, headers, cmake, perl (this system's), or generated: "
-       "sums, triples, sessions, shapes")
+       "sums, triples, sessions, shapes. Two, as in cmake,perl: the model has been trained on the "
+       "first before the job, which is on the second (fine-tuning)")
+      ("pretrain-steps",
+       po::value(&options.pretrain_steps)->value_name("N")->default_value(400),
+       "on the first of two texts, by AdamW at 0.003 whatever the job's rate; neither tuned nor "
+       "part of the budget")
+      ("pretrained", po::value(&options.pretrained)->value_name("FOLDER"),
+       "models that were so trained are kept there, and taken from there by the next run that needs "
+       "the same")
       ("task", po::value(&options.task)->value_name("T")->default_value("next"),
        "next: the next character; masked: one of seven characters, from those on both sides")
       ("optimizer", po::value(&options.optimizer)->value_name("O")->default_value("adamw"),
@@ -172,6 +185,7 @@ bool Parse(int argc, char** argv, Options& options) {
   Require(options.evaluate_every >= 0.001 && options.evaluate_every <= 1,
           "--evaluate-every must be 0.001 to 1");
   Require(options.text.empty() || options.data.empty(), "give --text or --data, not both");
+  Require(options.pretrain_steps >= 1, "--pretrain-steps must be at least 1");
   Require(options.task == "next" || options.task == "masked", "--task must be next or masked");
   Require(options.optimizer == "adamw" || options.optimizer == "sgd",
           "--optimizer must be adamw or sgd");
@@ -212,6 +226,19 @@ class Vocabulary {
   std::array<std::int64_t, 256> numbers_{};
   std::int64_t size_ = 0;
 };
+
+struct Texts {
+  Text job;
+  std::optional<Text> before;  // what the model has been trained on before the job
+};
+
+// Throws std::invalid_argument.
+Texts LoadTexts(const Options& options) {
+  if (options.data.empty()) return {LoadText(options.text), {}};
+  const std::size_t comma = options.data.find(',');
+  if (comma == std::string::npos) return {LoadNamed(options.data), {}};
+  return {LoadNamed(options.data.substr(comma + 1)), LoadNamed(options.data.substr(0, comma))};
+}
 
 struct Batch {
   torch::Tensor inputs;   // [batch, context]
@@ -279,6 +306,61 @@ double Schedule(double progress) {
   constexpr double kLowest = 0.01;  // the first step's
   if (progress < kWarmUp) return std::max(kLowest, progress / kWarmUp);
   return 0.5 * (1 + std::cos(M_PI * (progress - kWarmUp) / (1 - kWarmUp)));
+}
+
+// One step at this learning rate; the batch's loss.
+double Optimize(LanguageModel& model, torch::optim::Optimizer& optimizer, const Batch& batch,
+                double rate) {
+  for (auto& group : optimizer.param_groups()) group.options().set_lr(rate);
+  const torch::Tensor loss = Loss(model, batch);
+  optimizer.zero_grad();
+  loss.backward();
+  torch::nn::utils::clip_grad_norm_(optimizer.param_groups()[0].params(), 1.0);
+  optimizer.step();
+  return loss.item<double>();
+}
+
+// The model's parameters without the scales and gains that --learned-scale has beside them: these
+// begin as everybody's.
+std::vector<torch::Tensor> Weights(LanguageModel& model) {
+  std::vector<torch::Tensor> weights;
+  for (const auto& item : model->named_parameters()) {
+    if (!item.key().ends_with(".log_scale") && !item.key().ends_with(".gain")) {
+      weights.push_back(item.value());
+    }
+  }
+  return weights;
+}
+
+// What the model has learned before the job: the same whoever tunes it, so that runs of one seed
+// begin with the same weights.
+void Pretrain(LanguageModel& model, Batches batches, std::uint64_t steps) {
+  constexpr double kRate = 3e-3;
+  torch::optim::AdamW optimizer(Weights(model), torch::optim::AdamWOptions(kRate));
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    const double progress = static_cast<double>(step) / static_cast<double>(steps);
+    static_cast<void>(Optimize(model, optimizer, batches.Next(), kRate * Schedule(progress)));
+  }
+  model->zero_grad();
+}
+
+// The same, from the file where it is there, else written there: whole or not at all.
+void PretrainOnce(LanguageModel& model, Batches batches, std::uint64_t steps,
+                  const std::filesystem::path& file) {
+  std::vector<torch::Tensor> weights = Weights(model);
+  if (std::filesystem::exists(file)) {
+    std::vector<torch::Tensor> kept;
+    torch::load(kept, file.string());
+    Require(kept.size() == weights.size(), file.string() + " is of another model; remove it");
+    const torch::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < kept.size(); ++i) weights[i].copy_(kept[i]);
+    return;
+  }
+  Pretrain(model, std::move(batches), steps);
+  std::filesystem::create_directories(file.parent_path());
+  const std::string beside = file.string() + "." + std::to_string(getpid());
+  torch::save(weights, beside);
+  std::filesystem::rename(beside, file);
 }
 
 // Sets all sites alike, the first heads being the active ones.
@@ -354,9 +436,9 @@ std::unique_ptr<torch::optim::Optimizer> MakeOptimizer(const torch::nn::Module& 
 }
 
 void Train(const Options& options) {
-  const Text text = options.data.empty() ? LoadText(options.text) : LoadNamed(options.data);
+  const auto [text, before] = LoadTexts(options);
   const SplitText split = HoldOut(text.content);
-  const Vocabulary vocabulary(text.content);
+  const Vocabulary vocabulary(before ? before->content + text.content : text.content);
   const auto least = static_cast<std::size_t>(options.context) + 2;
   Require(split.validation.size() >= least && split.training.size() >= least,
           "the text (" + text.source + ", " + std::to_string(text.content.size()) +
@@ -381,6 +463,26 @@ void Train(const Options& options) {
                                    .causal = !masked,
                                    .learned_scale = options.learned_scale};
   LanguageModel model(model_options);
+  if (before) {
+    const SplitText earlier = HoldOut(before->content);
+    Require(earlier.training.size() >= least, "the text (" + before->source + ") is too short");
+    std::printf("before the job: %llu steps on %s, %zu bytes\n",
+                static_cast<unsigned long long>(options.pretrain_steps), before->source.c_str(),
+                before->content.size());
+    std::fflush(stdout);
+    // Other stretches than the job's own, where both are of one text.
+    Batches batches(vocabulary.Encode(earlier.training), options, mask, ~options.seed);
+    if (options.pretrained.empty()) {
+      Pretrain(model, std::move(batches), options.pretrain_steps);
+    } else {
+      const std::string name =
+          fmt::format("{}-{}-{}-{}-{}-{}-{}-{}-{}-{}-{}.pt", options.data, before->content.size(),
+                      vocabulary.Size(), options.task, options.layers, options.width, options.heads,
+                      options.context, options.batch, options.pretrain_steps, options.seed);
+      PretrainOnce(model, std::move(batches), options.pretrain_steps,
+                   std::filesystem::path(options.pretrained) / name);
+    }
+  }
   MakeSick(model, options.defect);
   if (!options.learned_scale) {
     const std::int64_t asked = options.active_heads == 0 ? options.heads : options.active_heads;
@@ -406,7 +508,7 @@ void Train(const Options& options) {
   attach.learning_rate = options.rate;
   attach.optimizer = options.optimizer;
   attach.clock = clock;
-  attach.fresh = true;
+  attach.fresh = !before;
   std::optional<Handle> handle;
   if (!options.learned_scale) handle.emplace(Attach(*model, attach));
   double own_seconds = 0;  // without a handle, who keeps the clock otherwise
@@ -446,20 +548,13 @@ void Train(const Options& options) {
   evaluate(0);
   int evaluations = 1;
   for (double progress = 0; progress < 1;) {
-    for (auto& group : optimizer->param_groups()) {
-      group.options().set_lr(options.rate * Schedule(progress));
-    }
     if (options.grow) {
       Set(model, options.heads, GrownHeads(options.heads, progress), options.logit_scale);
     }
     const double start = clock();
     if (handle) handle->StartStep();
-    const torch::Tensor loss = Loss(model, training.Next());
-    optimizer->zero_grad();
-    loss.backward();
-    torch::nn::utils::clip_grad_norm_(model->parameters(), 1.0);
-    optimizer->step();
-    const double step_loss = loss.item<double>();
+    const double step_loss =
+        Optimize(model, *optimizer, training.Next(), options.rate * Schedule(progress));
     if (handle) handle->Step(step_loss);
     own_seconds += clock() - start;
     ++steps;
@@ -498,7 +593,9 @@ void Train(const Options& options) {
        {{"kind", budget.kind == BudgetKind::kCompute ? "cpu_seconds" : "steps"},
         {"amount", budget.amount}}},
       {"config",
-       {{"task", options.task},
+       {{"data", options.data},
+        {"pretrain_steps", before ? options.pretrain_steps : 0},
+        {"task", options.task},
         {"optimizer", options.optimizer},
         {"defect", options.defect},
         {"active_heads", options.active_heads},

@@ -48,6 +48,7 @@ constexpr std::array kJobFields = {
     Field{"budget_amount", "jobs.budget_amount"},
     Field{"learning_rate", "jobs.learning_rate"},
     Field{"optimizer", "jobs.optimizer", FieldKind::kText},
+    Field{"fresh", "jobs.fresh"},
 };
 constexpr std::array kTrialFields = {
     Field{"trial", "id"},

@@ -175,7 +175,7 @@ std::string WindowName(const ObservationRecord& observation) {
 constexpr std::string_view kSelectJob =
     "SELECT id, key, name, budget_kind, budget_amount, budget_price, seed, learning_rate, started,"
     " ended, outcome, steps, compute_seconds, loss, validation_loss, policy,"
-    " optimizer, (SELECT count(*) FROM trials WHERE trials.job = jobs.id) FROM jobs ";
+    " optimizer, fresh, (SELECT count(*) FROM trials WHERE trials.job = jobs.id) FROM jobs ";
 constexpr std::string_view kSelectTrialRow =
     "SELECT id, job, window, step, created, loss, imbalance, active_heads, decider, why,"
     " ack_status, ack_step, ack_why, reward FROM trials ";
@@ -200,7 +200,7 @@ JobRecord ReadJob(Database& database, const Cursor& cursor) {
   cursor.Read(job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
               spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
               job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer,
-              job.trials);
+              job.fresh, job.trials);
   Cursor sites = database.Select(
       "SELECT name, kind, causal, heads, head_width, context FROM sites WHERE job = ?"
       " ORDER BY position",
@@ -299,10 +299,10 @@ void Store::Put(const JobRecord& job) {
   database.Execute(
       "INSERT INTO jobs (id, key, name, budget_kind, budget_amount, budget_price, seed,"
       " learning_rate, started, ended, outcome, steps, compute_seconds, loss, validation_loss,"
-      " policy, optimizer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      " policy, optimizer, fresh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
       spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
-      job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer);
+      job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer, job.fresh);
   std::size_t position = 0;
   for (const Site& site : spec.topology.sites) {
     database.Execute("INSERT INTO sites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", job.id, position++,

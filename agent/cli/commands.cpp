@@ -59,7 +59,7 @@ is as it was started.
      .summary = "the jobs in the history, newest first",
      .about =
          R"(Fields: job name outcome started steps compute_seconds loss validation_loss trials sites heads seed
-policy, and to choose by: key ended budget_kind budget_amount learning_rate optimizer. attune
+policy, and to choose by: key ended budget_kind budget_amount learning_rate optimizer fresh. attune
 trials --help says how to choose.
 )",
      .flags = ListFlags("20"),

@@ -38,7 +38,7 @@ examples = [example(*row) for row in rows if row[1] in label]
 model = BertForSequenceClassification(
     BertConfig(vocab_size=WORDS + 2, max_position_embeddings=LENGTH, num_labels=SECTIONS, **SHAPE)
 )
-callback = AttuneCallback(name="bert-sections")
+callback = AttuneCallback(name="bert-sections", fresh=True)
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(
         folder,

@@ -48,7 +48,7 @@ train, held_out = data[: -len(data) // 10], data[-len(data) // 10 :]
 model = GPT()
 optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
 job = {"name": "gpt-text", "budget": attune.Budget.steps(STEPS)}
-with attune.attach(model, **job, learning_rate=2e-3, optimizer=optimizer) as handle:
+with attune.attach(model, **job, learning_rate=2e-3, optimizer=optimizer, fresh=True) as handle:
     for step in range(1, STEPS + 1):
         loss = model(train)
         optimizer.zero_grad()

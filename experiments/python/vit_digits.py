@@ -44,7 +44,7 @@ images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)[order] / 
 labels = torch.tensor(digits.target)[order]
 training = DataLoader(TensorDataset(images[300:], labels[300:]), 32, shuffle=True)
 validation = DataLoader(TensorDataset(images[:300], labels[:300]), 300)
-callback = AttuneCallback(name="vit-digits")
+callback = AttuneCallback(name="vit-digits", fresh=True)
 trainer = L.Trainer(
     max_steps=int(sys.argv[1]) if len(sys.argv) > 1 else 500,
     callbacks=[callback],

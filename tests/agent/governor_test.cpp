@@ -30,20 +30,20 @@ WindowReading At(const CurvePoint& point) {
 Setting FourHeads() { return Setting::Neutral(4); }
 
 TEST_CASE("a job that follows its forecast is free to change") {
-  Governor governor{Options{}};
+  Governor governor(Options{}, true);
   const auto curve = Falling(6);
-  governor.Changed(3, std::span(curve).first(4), FourHeads());
+  governor.Changed(3, std::span(curve).first(4), FourHeads(), FourHeads());
   CHECK(std::holds_alternative<Governor::Free>(governor.Rule(5, 0.5, At(curve.back()), curve)));
 }
 
 TEST_CASE("an action whose loss falls behind the forecast is taken back, then nothing changes") {
   Options options;
   options.hold = 3;
-  Governor governor{options};
+  Governor governor(options, true);
   auto curve = Falling(6);
   Setting before = FourHeads();
   before.scale[2] = 2.0F;
-  governor.Changed(3, std::span(curve).first(4), before);
+  governor.Changed(3, std::span(curve).first(4), before, FourHeads());
   curve.back().loss += 0.5;
   const auto ruling = governor.Rule(5, 0.5, At(curve.back()), curve);
   REQUIRE(std::holds_alternative<Governor::Rollback>(ruling));
@@ -53,12 +53,49 @@ TEST_CASE("an action whose loss falls behind the forecast is taken back, then no
   CHECK(std::holds_alternative<Governor::Free>(governor.Rule(9, 0.6, At(curve.back()), curve)));
 }
 
+TEST_CASE("with every action that is taken back a job is left alone for twice as long") {
+  Options options;
+  options.hold = 2;
+  Governor governor(options, true);
+  const auto held = [&](std::uint32_t window) {
+    auto curve = Falling(6);
+    governor.Changed(window, std::span(curve).first(4), FourHeads(), FourHeads());
+    curve.back().loss += 0.5;
+    REQUIRE(std::holds_alternative<Governor::Rollback>(
+        governor.Rule(window + 2, 0.5, At(curve.back()), curve)));
+    governor.Forget();
+    std::uint32_t windows = 0;
+    while (!std::holds_alternative<Governor::Free>(
+        governor.Rule(window + 3 + windows, 0.5, At(curve.back()), curve))) {
+      ++windows;
+    }
+    return windows;
+  };
+  CHECK(held(3) == 2);
+  CHECK(held(10) == 4);
+  CHECK(held(20) == 8);
+}
+
+TEST_CASE("what an action that was taken back did to the loss does not excuse the next") {
+  Governor governor(Options{}, true);
+  auto curve = Falling(10);
+  for (CurvePoint& point : curve) point.loss = 2;
+  curve[3].loss = curve[4].loss = 4;  // until what takes it back is in force
+  governor.Changed(3, std::span(curve).first(3), FourHeads(), FourHeads());
+  REQUIRE(std::holds_alternative<Governor::Rollback>(
+      governor.Rule(3, 0.3, At(curve[3]), std::span(curve).first(4))));
+  governor.Forget();
+  governor.Changed(9, std::span(curve).first(9), FourHeads(), FourHeads());
+  curve.back().loss = 2.4;
+  CHECK(std::holds_alternative<Governor::Rollback>(governor.Rule(9, 0.8, At(curve.back()), curve)));
+}
+
 TEST_CASE("an action whose rollback did not arrive is taken back again") {
   Options options;
   options.hold = 1;
-  Governor governor{options};
+  Governor governor(options, true);
   auto curve = Falling(6);
-  governor.Changed(3, std::span(curve).first(4), FourHeads());
+  governor.Changed(3, std::span(curve).first(4), FourHeads(), FourHeads());
   curve.back().loss += 0.5;
   const auto rolls_back = [&](std::uint32_t window) {
     return std::holds_alternative<Governor::Rollback>(
@@ -75,13 +112,13 @@ TEST_CASE("an action whose rollback did not arrive is taken back again") {
 
 TEST_CASE("a small lag in the first window behind an action is forgiven, a gross one is not") {
   auto curve = Falling(5);
-  Governor lenient{Options{}};
-  lenient.Changed(4, std::span(curve).first(4), FourHeads());
+  Governor lenient(Options{}, true);
+  lenient.Changed(4, std::span(curve).first(4), FourHeads(), FourHeads());
   // Noise is taken for at least half a percent of the loss: this is four of it.
   curve.back().loss *= 1.02;
   CHECK(std::holds_alternative<Governor::Free>(lenient.Rule(4, 0.5, At(curve.back()), curve)));
-  Governor strict{Options{}};
-  strict.Changed(4, std::span(curve).first(4), FourHeads());
+  Governor strict(Options{}, true);
+  strict.Changed(4, std::span(curve).first(4), FourHeads(), FourHeads());
   curve.back().loss *= 1.10;
   CHECK(std::holds_alternative<Governor::Rollback>(strict.Rule(4, 0.5, At(curve.back()), curve)));
 }
@@ -94,9 +131,9 @@ TEST_CASE("in the first fifth of the windows a loss that still falls does no har
     // Twice as far behind as a forecast forgives, yet below what it was before the action.
     curve.back().loss += 0.06 * curve.back().loss;
     curve.back().loss = std::min(curve.back().loss, curve[points_before - 1].loss - 0.01);
-    Governor governor{options};
+    Governor governor(options, true);
     const auto window = static_cast<std::uint32_t>(points_before);
-    governor.Changed(window, std::span(curve).first(points_before), FourHeads());
+    governor.Changed(window, std::span(curve).first(points_before), FourHeads(), FourHeads());
     return governor.Rule(window + 2, 0.5, At(curve.back()), curve);
   };
   CHECK(std::holds_alternative<Governor::Free>(lagging(3)));
@@ -107,8 +144,8 @@ TEST_CASE("a loss that is not a number is taken back at once") {
   const double loss =
       GENERATE(std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN());
   auto curve = Falling(5);
-  Governor governor{Options{}};
-  governor.Changed(4, std::span(curve).first(4), FourHeads());
+  Governor governor(Options{}, true);
+  governor.Changed(4, std::span(curve).first(4), FourHeads(), FourHeads());
   curve.back().loss = loss;
   CHECK(std::holds_alternative<Governor::Rollback>(governor.Rule(4, 0.5, At(curve.back()), curve)));
 }
@@ -116,13 +153,13 @@ TEST_CASE("a loss that is not a number is taken back at once") {
 TEST_CASE("a loss that has reached 0 does no harm by staying there") {
   std::vector<CurvePoint> curve = Falling(6);
   for (CurvePoint& point : curve) point.loss = 0;
-  Governor governor{Options{}};
-  governor.Changed(3, std::span(curve).first(4), FourHeads());
+  Governor governor(Options{}, true);
+  governor.Changed(3, std::span(curve).first(4), FourHeads(), FourHeads());
   CHECK(std::holds_alternative<Governor::Free>(governor.Rule(5, 0.5, At(curve.back()), curve)));
 }
 
 TEST_CASE("nothing changes in the frozen last part of a job") {
-  Governor governor{Options{}};
+  Governor governor(Options{}, true);
   const auto curve = Falling(6);
   CHECK(std::holds_alternative<Governor::Free>(governor.Rule(5, 0.89, At(curve.back()), curve)));
   CHECK(std::holds_alternative<Governor::Keep>(governor.Rule(5, 0.9, At(curve.back()), curve)));
@@ -131,7 +168,7 @@ TEST_CASE("nothing changes in the frozen last part of a job") {
 TEST_CASE("changes beyond the change budget are left out and said so") {
   Options options;
   options.change_budget = 0.25;  // two of eight heads
-  const Governor governor{options};
+  const Governor governor(options, true);
   Topology topology;
   topology.sites = {{"a", SiteKind::kSelf, true, 4, 8, 64}, {"b", SiteKind::kSelf, true, 4, 8, 64}};
   Action action = Action::Keep(8, 2);
@@ -146,7 +183,7 @@ TEST_CASE("changes beyond the change budget are left out and said so") {
 }
 
 TEST_CASE("a decision may halve every site and scale every head: those that leave count once") {
-  const Governor governor{Options{}};  // all heads
+  const Governor governor(Options{}, true);  // all heads
   Topology topology;
   topology.sites = {{"a", SiteKind::kSelf, true, 4, 8, 64}, {"b", SiteKind::kSelf, true, 4, 8, 64}};
   Action action = Action::Keep(8, 2);
@@ -155,6 +192,36 @@ TEST_CASE("a decision may halve every site and scale every head: those that leav
   std::string note;
   CHECK(governor.Limit(topology, Setting::Neutral(8), action, note) == action);
   CHECK(note.empty());
+}
+
+TEST_CASE("a model that was trained before is watched first, then changed by one head") {
+  Options options;
+  options.windows = 40;
+  Governor governor(options, false);
+  CHECK(governor.SmallSteps());
+  CHECK_FALSE(Governor(options, true).SmallSteps());
+  const auto curve = Falling(9);
+  const auto ruling = governor.Rule(6, 0.2, At(curve[6]), std::span(curve).first(7));
+  REQUIRE(std::holds_alternative<Governor::Keep>(ruling));
+  CHECK(std::get<Governor::Keep>(ruling).why.find("trained before") != std::string::npos);
+  CHECK(std::holds_alternative<Governor::Free>(governor.Rule(8, 0.2, At(curve.back()), curve)));
+
+  Topology topology;
+  topology.sites = {{"a", SiteKind::kSelf, true, 4, 8, 64}, {"b", SiteKind::kSelf, true, 8, 8, 64}};
+  Action action = Action::Keep(12, 2);
+  action.count = {CountChange::kHalve, CountChange::kHalve};
+  action.scale[0] = kKeepScale + 1;
+  std::string note;
+  const Action limited = governor.Limit(topology, Setting::Neutral(12), action, note);
+  CHECK(limited.count[0] == CountChange::kKeep);
+  CHECK(limited.count[1] == CountChange::kMinusOne);  // of the site with more heads
+  CHECK(limited.scale[0] == kKeepScale);
+  CHECK(note.find("trained before") != std::string::npos);
+
+  Setting after = Setting::Neutral(12);
+  after.active[4] = 0;
+  governor.Changed(9, curve, Setting::Neutral(12), after);
+  CHECK(std::holds_alternative<Governor::Keep>(governor.Rule(10, 0.3, At(curve.back()), curve)));
 }
 
 }  // namespace

@@ -221,6 +221,26 @@ TEST_CASE("a job that goes on, and one whose policy goes by measurements, is not
   CHECK(bench.trial_id == 0);
 }
 
+TEST_CASE("of a job whose weights were trained before the largest steps of a scale are closed") {
+  const auto open = [](std::uint64_t step, std::optional<bool> fresh) {
+    Hello hello = test::SmallJob();
+    hello.step = step;
+    Chain chain("keep");
+    Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {}, fresh);
+    CHECK(tracker.Record().fresh == fresh.value_or(step == 0));
+    std::uint64_t id = 0;
+    for (std::uint64_t now = step + 1;; ++now) {
+      const Emission emission = tracker.Take(test::HealthyStep(now, 2.0, hello.setting), chain, id);
+      for (const Record& record : emission.records) {
+        if (const auto* trial = std::get_if<Trial>(&record)) return trial->mask.scale[0];
+      }
+    }
+  };
+  CHECK(open(0, std::nullopt) == std::array<std::uint8_t, 5>{1, 1, 1, 1, 1});
+  CHECK(open(1, std::nullopt) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 0});
+  CHECK(open(1, true).front() == 1);  // as the daemon before has stored
+}
+
 TEST_CASE("a job picked up before its first step is not opened again") {
   const Hello hello = OpeningJob();
   Bench bench(TenWindows(), hello);

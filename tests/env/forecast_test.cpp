@@ -33,6 +33,16 @@ TEST_CASE("the forecast never rises above the last point") {
   CHECK(ForecastLoss(curve, 1000)->loss == curve.back().loss);
 }
 
+TEST_CASE("the line may rise, and is known the less the farther it is from its points") {
+  const auto curve = Line(1, 0.5, 10);
+  CHECK(ForecastLoss(curve, 1000)->line == Approx(1 + 0.5 * std::log(1000.0)));
+  // Of equal points at one compute the mean has the variance of one over their number.
+  const std::vector<CurvePoint> alike(8, {10, 2});
+  CHECK(ForecastLoss(alike, 50, 1e9)->leverage == Approx(1.0 / 8));
+  CHECK(ForecastLoss(alike, 50)->leverage > 1.0 / 8);
+  CHECK(ForecastLoss(curve, 1000)->leverage > ForecastLoss(curve, 30)->leverage);
+}
+
 TEST_CASE("fewer than three points give no forecast") {
   CHECK(ForecastLoss(Line(5, -0.7, 2), 10) == std::nullopt);
   CHECK(ForecastLoss({}, 10) == std::nullopt);

@@ -23,7 +23,7 @@ model = torch.nn.Sequential(
     torch.nn.Embedding(16, 16), torch.nn.TransformerEncoder(layer, 2), torch.nn.Linear(16, 16)
 )
 optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-with attune.attach(model, name="tiny", budget=attune.Budget.steps(400)) as handle:
+with attune.attach(model, name="tiny", budget=attune.Budget.steps(400), fresh=True) as handle:
     changes = 0
     for _ in range(400):
         x = torch.randint(0, 16, (4, 24))

@@ -154,6 +154,7 @@ void CheckEqual(const JobRecord& a, const JobRecord& b) {
   CHECK(a.compute_seconds == b.compute_seconds);
   CHECK(a.loss == b.loss);
   CHECK(a.validation_loss == b.validation_loss);
+  CHECK(a.fresh == b.fresh);
 }
 
 void CheckEqual(const Trial& a, const Trial& b) {
@@ -235,6 +236,7 @@ TEST_CASE("a job is read back as it was put, its seed above 2^63 included") {
   JobRecord running = SampleJob(2);
   running.loss.reset();
   running.validation_loss.reset();
+  running.fresh = false;
   running.spec.budget.kind = BudgetKind::kSteps;
   store.Put(running);
   CheckEqual(store.FindJob(2).value(), running);
@@ -524,7 +526,7 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
   { const Store store(path, Mode::kReadWrite); }
   sqlite::Database database = OpenRaw(path);
   CHECK(database.Integer("PRAGMA application_id") == 0x6174746e);
-  CHECK(database.Integer("PRAGMA user_version") == 4);
+  CHECK(database.Integer("PRAGMA user_version") == 5);
   CHECK(Strings(database, "PRAGMA journal_mode") == std::vector<std::string>{"wal"});
   CHECK(Strings(database,
                 "SELECT type || ' ' || name FROM sqlite_schema WHERE name NOT LIKE 'sqlite%'"
@@ -547,7 +549,7 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
         "id INTEGER, key TEXT!, name TEXT!, budget_kind INTEGER!, budget_amount REAL!,"
         " budget_price REAL!, seed INTEGER!, learning_rate REAL!, started REAL!, ended REAL!,"
         " outcome INTEGER!, steps INTEGER!, compute_seconds REAL!, loss REAL, validation_loss REAL,"
-        " policy TEXT!, optimizer TEXT!");
+        " policy TEXT!, optimizer TEXT!, fresh INTEGER!");
   CHECK(columns("sites") ==
         "job INTEGER!, position INTEGER!, name TEXT!, kind INTEGER!, causal INTEGER!,"
         " heads INTEGER!, head_width INTEGER!, context INTEGER!");
@@ -675,6 +677,7 @@ TEST_CASE("a store of the schema before comes to this one with all its trials") 
   CHECK(trial.reward == 0.125);
   CHECK(trial.state.site_offsets == std::vector<std::uint32_t>{0, 1});
   CHECK(store.FindJob(1).value().spec.optimizer.empty());
+  CHECK(store.FindJob(1).value().fresh);
   CHECK(trial.mask.count.at(0) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 1});
   REQUIRE(trial.action);
   CHECK(trial.action->scale == std::vector<std::uint8_t>{3});
@@ -734,7 +737,7 @@ TEST_CASE("a newer schema is refused with both versions and a way out") {
   OpenRaw(path).Script("PRAGMA user_version = 41");
   for (const Mode mode : {Mode::kReadOnly, Mode::kReadWrite}) {
     CHECK_THROWS_WITH(Store(path, mode), Contains(path.string()) && Contains("schema 41") &&
-                                             Contains("up to 4") && Contains("upgrade attune"));
+                                             Contains("up to 5") && Contains("upgrade attune"));
   }
   CHECK(OpenRaw(path).Integer("PRAGMA user_version") == 41);
 }

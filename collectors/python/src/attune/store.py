@@ -19,7 +19,7 @@ from attune.values import METRICS, floats
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 4
+SCHEMA = 5
 """The version of the store's schema that this reads (`store/migrations`)."""
 
 HEAT_MAPS = (*METRICS, "mean", "deviation", "difference", "divergence")
