@@ -300,11 +300,11 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
     if (earlier) first.job = earlier->spec;  // Resume compares with what was said then
     const std::uint64_t id = earlier ? earlier->id : last_job_ + 1;
     if (earlier) trials = store_.JobTrials(id);
-    fresh.emplace(Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
-                               BaselineFor(first.job),
-                               earlier ? store_.Observations(id) : std::vector<ObservationRecord>{},
-                               earlier ? std::optional(earlier->fresh) : std::nullopt),
-                       peer, SteadyClock::now()});
+    fresh.emplace(
+        Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
+                     BaselineFor(first.job),
+                     earlier ? store_.Observations(id) : std::vector<ObservationRecord>{}),
+             peer, SteadyClock::now()});
   }
   Emission emission;
   try {

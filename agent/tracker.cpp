@@ -79,13 +79,16 @@ std::optional<Baseline> RecordedBaseline(const Store& store, const Options& opti
   return BaselineFrom(BaselineKind::kRecorded, profile);
 }
 
+// A trainer that says Hello before its first step has fresh weights (PROTOCOL.md), also one from
+// before it could say so.
+bool IsFresh(const Hello& hello) { return hello.job.fresh || hello.step == 0; }
+
 Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
-                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past,
-                 std::optional<bool> fresh)
+                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past)
     : options_(options),
       site_offsets_(hello.job.topology.SiteOffsets()),
       setting_(hello.setting),
-      governor_(options, fresh.value_or(hello.step == 0)),
+      governor_(options, IsFresh(hello)),
       meter_(FirstBaseline(options, std::move(recorded), hello.job.topology.Heads(), past),
              past.empty() ? 0 : std::min(past.back().reading.last_step, hello.step),
              past.empty() ? 0 : past.back().reading.end_compute) {
@@ -93,7 +96,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   record_.spec = hello.job;
   record_.started = started;
   record_.steps = hello.step;
-  record_.fresh = fresh.value_or(hello.step == 0);
+  record_.spec.fresh = IsFresh(hello);
   step_ = measured_until_ = hello.step;
   std::seed_seq seed{options.seed, hello.job.seed};
   random_.seed(seed);

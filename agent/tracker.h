@@ -42,12 +42,9 @@ class Tracker {
  public:
   // A job that says hello. `recorded` is the baseline to compare with when the knob names a
   // recorded job; `past` holds the job's windows that a daemon before this one has stored. Hello
-  // must be faultless (FindFault). `started` and times below are Unix seconds. `fresh` is what a
-  // daemon before this one has stored of the job's weights; else a Hello before the first step says
-  // that they are.
+  // must be faultless (FindFault). `started` and times below are Unix seconds.
   Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
-          std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past,
-          std::optional<bool> fresh = std::nullopt);
+          std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past);
 
   // The same job after a reconnection. Throws std::invalid_argument, saying what differs, if the
   // introduction contradicts the first.

@@ -36,9 +36,9 @@ struct AttachOptions {
   double learning_rate = 0;  // at its highest; 0: unknown
   std::string optimizer;     // such as adamw or sgd (IsSgd); empty: unknown
   // The weights are as they were drawn, trained by nobody: then Attach waits for what the daemon
-  // decides before the first step, and applies it (Probe::Opening). Without it the daemon goes by
-  // what is measured, as it must where weights have something to lose. The network decides there
-  // only where it is told the learning rate and an optimiser other than SGD.
+  // decides before the first step, and applies it (Probe::Opening). The network decides there only
+  // where it is told the learning rate and an optimiser other than SGD. Without it the weights are
+  // taken for trained, and the daemon changes a head at a time (agent/README.md).
   bool fresh = false;
   // Of a run that goes on from a checkpoint, under its key: what Handle::Steps and ComputeSeconds
   // said when that was saved.

@@ -65,6 +65,7 @@ void Fields(Archive& a, In<Archive, Hello>& m) {
   a.Integer("action", m.action);
   a.Text("policy", m.job.policy, kMaxNameBytes);
   a.LaterText("optimizer", m.job.optimizer, kMaxNameBytes);
+  a.LaterFlag("fresh", m.job.fresh);
 }
 
 template <class Archive>
@@ -268,6 +269,7 @@ class Writer {
   void LaterText(std::string_view name, const std::string& value, std::size_t limit) {
     Text(name, value, limit);
   }
+  void LaterFlag(std::string_view name, bool value) { Flag(name, value); }
   void Line(std::string_view /*name*/, const std::string& value) {
     PackText(Cut(value, kMaxTextBytes));
   }
@@ -448,12 +450,19 @@ class Reader {
     CheckLength(name, value.via.str.size, limit, "bytes");
     out.assign(value.via.str.ptr, value.via.str.size);
   }
-  // One that senders from before it do not have: then it is empty.
+  // Those that senders from before them do not have: then it is empty, or false.
   void LaterText(std::string_view name, std::string& out, std::size_t limit) {
     if (next_ == values_.size()) {
       out.clear();
     } else {
       Text(name, out, limit);
+    }
+  }
+  void LaterFlag(std::string_view name, bool& out) {
+    if (next_ == values_.size()) {
+      out = false;
+    } else {
+      Flag(name, out);
     }
   }
   void Line(std::string_view name, std::string& out) { Text(name, out, kMaxTextBytes); }

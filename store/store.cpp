@@ -200,7 +200,7 @@ JobRecord ReadJob(Database& database, const Cursor& cursor) {
   cursor.Read(job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
               spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
               job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer,
-              job.fresh, job.trials);
+              spec.fresh, job.trials);
   Cursor sites = database.Select(
       "SELECT name, kind, causal, heads, head_width, context FROM sites WHERE job = ?"
       " ORDER BY position",
@@ -302,7 +302,7 @@ void Store::Put(const JobRecord& job) {
       " policy, optimizer, fresh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       job.id, spec.key, spec.name, spec.budget.kind, spec.budget.amount, spec.budget.price,
       spec.seed, spec.learning_rate, job.started, job.ended, job.outcome, job.steps,
-      job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer, job.fresh);
+      job.compute_seconds, job.loss, job.validation_loss, spec.policy, spec.optimizer, spec.fresh);
   std::size_t position = 0;
   for (const Site& site : spec.topology.sites) {
     database.Execute("INSERT INTO sites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", job.id, position++,

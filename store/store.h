@@ -44,10 +44,7 @@ struct JobRecord {
   double compute_seconds = 0;
   std::optional<double> loss;             // last smoothed training loss
   std::optional<double> validation_loss;  // as the trainer reported it
-  // Nobody had trained its weights when it began, as far as it said: Hello came before its first
-  // step. Jobs of stores from before this was kept count as fresh.
-  bool fresh = true;
-  std::uint64_t trials = 0;  // counted from the trials; ignored by Put
+  std::uint64_t trials = 0;               // counted from the trials; ignored by Put
 };
 
 // A window's reading, thinned from the observations: what the heat maps and recorded baselines

@@ -1,6 +1,6 @@
 -- Schema 5: whether a job's weights were fresh when it began.
 
-ALTER TABLE jobs ADD COLUMN fresh INTEGER NOT NULL DEFAULT 1;  -- 1: Hello came before its first step, or nobody knows
+ALTER TABLE jobs ADD COLUMN fresh INTEGER NOT NULL DEFAULT 1;  -- 1: nobody had trained them, or it is not known
 
 DROP VIEW history_jobs;
 CREATE VIEW history_jobs AS

@@ -222,12 +222,13 @@ TEST_CASE("a job that goes on, and one whose policy goes by measurements, is not
 }
 
 TEST_CASE("of a job whose weights were trained before the largest steps of a scale are closed") {
-  const auto open = [](std::uint64_t step, std::optional<bool> fresh) {
+  const auto open = [](std::uint64_t step, bool fresh) {
     Hello hello = test::SmallJob();
     hello.step = step;
+    hello.job.fresh = fresh;
     Chain chain("keep");
-    Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {}, fresh);
-    CHECK(tracker.Record().fresh == fresh.value_or(step == 0));
+    Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {});
+    CHECK(tracker.Record().spec.fresh == (fresh || step == 0));
     std::uint64_t id = 0;
     for (std::uint64_t now = step + 1;; ++now) {
       const Emission emission = tracker.Take(test::HealthyStep(now, 2.0, hello.setting), chain, id);
@@ -236,9 +237,9 @@ TEST_CASE("of a job whose weights were trained before the largest steps of a sca
       }
     }
   };
-  CHECK(open(0, std::nullopt) == std::array<std::uint8_t, 5>{1, 1, 1, 1, 1});
-  CHECK(open(1, std::nullopt) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 0});
-  CHECK(open(1, true).front() == 1);  // as the daemon before has stored
+  CHECK(open(0, false) == std::array<std::uint8_t, 5>{1, 1, 1, 1, 1});
+  CHECK(open(1, false) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 0});
+  CHECK(open(1, true).front() == 1);  // of several ranks, or when no daemon was there before
 }
 
 TEST_CASE("a job picked up before its first step is not opened again") {

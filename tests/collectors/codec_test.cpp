@@ -87,7 +87,8 @@ JobSpec GoldenJob() {
           .seed = 42,
           .learning_rate = 0.00048828125,
           .policy = "kmeans",
-          .optimizer = "AdamW"};
+          .optimizer = "AdamW",
+          .fresh = true};
 }
 Setting GoldenSetting() { return {{1.0F, 1.5F, 0.25F}, {1.0F, 0.5F, 2.0F}, {1, 0, 1}}; }
 
@@ -253,11 +254,12 @@ TEST_CASE("golden bytes decode to the message that was encoded") {
 
 TEST_CASE("a Hello from before it had an optimiser is read, and says none") {
   std::string frame = GoldenBytes("hello");
-  frame.resize(frame.size() - 6);         // a5 "AdamW"
+  frame.resize(frame.size() - 7);         // a5 "AdamW", and true
   frame.at(2) = static_cast<char>(0x10);  // an array of 16
   const auto hello = std::get<Hello>(DecodeText(frame));
   JobSpec job = GoldenJob();
   job.optimizer.clear();
+  job.fresh = false;
   CHECK(hello.job == job);
   Message memory = DecodeText(GoldenBytes("hello"));
   Decode(std::as_bytes(std::span(frame)), memory);

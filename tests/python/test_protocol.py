@@ -63,6 +63,7 @@ JOB = JobSpec(
     learning_rate=0.00048828125,
     policy="kmeans",
     optimizer="AdamW",
+    fresh=True,
 )
 SETTING = Setting(floats([1.0, 1.5, 0.25]), floats([1.0, 0.5, 2.0]), b"\x01\x00\x01")
 OBSERVATION = Observation(
@@ -174,9 +175,9 @@ def test_golden_bytes_decode_to_the_message_that_was_encoded(name):
 
 def test_a_hello_from_before_it_had_an_optimiser_is_read_and_says_none():
     frame = golden("hello")
-    frame = frame[:2] + b"\x10" + frame[3 : -len("AdamW") - 1]
+    frame = frame[:2] + b"\x10" + frame[3 : -len("AdamW") - 2]
     hello = decode(frame)
-    assert hello.job == replace(JOB, optimizer="")
+    assert hello.job == replace(JOB, optimizer="", fresh=False)
 
 
 @pytest.mark.parametrize("name", sorted(MESSAGES))

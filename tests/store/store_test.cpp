@@ -154,7 +154,6 @@ void CheckEqual(const JobRecord& a, const JobRecord& b) {
   CHECK(a.compute_seconds == b.compute_seconds);
   CHECK(a.loss == b.loss);
   CHECK(a.validation_loss == b.validation_loss);
-  CHECK(a.fresh == b.fresh);
 }
 
 void CheckEqual(const Trial& a, const Trial& b) {
@@ -236,7 +235,7 @@ TEST_CASE("a job is read back as it was put, its seed above 2^63 included") {
   JobRecord running = SampleJob(2);
   running.loss.reset();
   running.validation_loss.reset();
-  running.fresh = false;
+  running.spec.fresh = true;
   running.spec.budget.kind = BudgetKind::kSteps;
   store.Put(running);
   CheckEqual(store.FindJob(2).value(), running);
@@ -677,7 +676,7 @@ TEST_CASE("a store of the schema before comes to this one with all its trials") 
   CHECK(trial.reward == 0.125);
   CHECK(trial.state.site_offsets == std::vector<std::uint32_t>{0, 1});
   CHECK(store.FindJob(1).value().spec.optimizer.empty());
-  CHECK(store.FindJob(1).value().fresh);
+  CHECK(store.FindJob(1).value().spec.fresh);
   CHECK(trial.mask.count.at(0) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 1});
   REQUIRE(trial.action);
   CHECK(trial.action->scale == std::vector<std::uint8_t>{3});

@@ -507,10 +507,9 @@ def attach(
             given, the step, and the setting, which counts more than what the model's buffers say.
         fresh: The weights are as they were drawn, trained by nobody: then this waits for what the
             daemon decides before the first step, and applies it (half a second at most where there
-            is no daemon, a second more where there is one; not with several ranks). Without it the
-            daemon goes by what is measured, as it must where weights have something to lose. The
-            network decides there only where it is told the learning rate and an optimiser other
-            than SGD.
+            is no daemon, a second more where there is one; not with several ranks). The network
+            decides there only where it is told the learning rate and an optimiser other than SGD.
+            Without it the weights are taken for trained, and the daemon changes a head at a time.
 
     Raises:
         ValueError: For a model without attention, an endpoint, name or budget that cannot be used,
@@ -531,6 +530,7 @@ def attach(
             learning_rate=learning_rate,
             policy=policy or environment.get("ATTUNE_POLICY", ""),
             optimizer=_optimizer_name(optimizer),
+            fresh=fresh and state is None,
         )
 
     def probe(spec: JobSpec, setting: Setting) -> Probe:

@@ -378,6 +378,7 @@ _FIELDS: tuple[wire.Record[Any], ...] = (
             Field("action", wire.U64),
             Field("policy", _NAME, "job.policy"),
             Field("optimizer", _NAME, "job.optimizer", later=True),
+            Field("fresh", wire.Flag(), "job.fresh", later=True),
         ),
         {"job": JobSpec, "job.budget": Budget, "setting": Setting},
     ),

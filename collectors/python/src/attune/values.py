@@ -137,6 +137,7 @@ class JobSpec:
         learning_rate: The highest of the schedule; 0 when unknown.
         policy: Who is to decide; empty: as the daemon is set.
         optimizer: As its library calls it, such as AdamW or SGD; empty when unknown.
+        fresh: Nobody had trained the weights before the first step.
     """
 
     key: str
@@ -147,6 +148,7 @@ class JobSpec:
     learning_rate: float = 0.0
     policy: str = ""
     optimizer: str = ""
+    fresh: bool = False
 
     @property
     def heads(self) -> int:
