@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -72,6 +73,14 @@ void Require(bool condition, const std::string& what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
+// Of the XDG base directory specification.
+std::string CacheFolder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache == '/') return std::string(cache) + "/attune";
+  const char* home = std::getenv("HOME");
+  return std::string(home == nullptr ? "." : home) + "/.cache/attune";
+}
+
 po::options_description Describe(Options& options) {
   po::options_description all(
       "attune-demo-lm trains a small character language model on real text, on one processor "
@@ -88,12 +97,12 @@ po::options_description Describe(Options& options) {
        "sums, triples, sessions, shapes. Two, as in cmake,perl: the model has been trained on the "
        "first before the job, which is on the second (fine-tuning)")
       ("pretrain-steps",
-       po::value(&options.pretrain_steps)->value_name("N")->default_value(400),
+       po::value(&options.pretrain_steps)->value_name("N")->default_value(3000),
        "on the first of two texts, by AdamW at 0.003 whatever the job's rate; neither tuned nor "
        "part of the budget")
-      ("pretrained", po::value(&options.pretrained)->value_name("FOLDER"),
-       "models that were so trained are kept there, and taken from there by the next run that needs "
-       "the same")
+      ("pretrained", po::value(&options.pretrained)->value_name("FOLDER")
+           ->default_value(CacheFolder() + "/pretrained", "~/.cache/attune/pretrained"),
+       "where models that were so trained are kept for the next run that begins with the same")
       ("task", po::value(&options.task)->value_name("T")->default_value("next"),
        "next: the next character; masked: one of seven characters, from those on both sides")
       ("optimizer", po::value(&options.optimizer)->value_name("O")->default_value("adamw"),
@@ -472,16 +481,12 @@ void Train(const Options& options) {
     std::fflush(stdout);
     // Other stretches than the job's own, where both are of one text.
     Batches batches(vocabulary.Encode(earlier.training), options, mask, ~options.seed);
-    if (options.pretrained.empty()) {
-      Pretrain(model, std::move(batches), options.pretrain_steps);
-    } else {
-      const std::string name =
-          fmt::format("{}-{}-{}-{}-{}-{}-{}-{}-{}-{}-{}.pt", options.data, before->content.size(),
-                      vocabulary.Size(), options.task, options.layers, options.width, options.heads,
-                      options.context, options.batch, options.pretrain_steps, options.seed);
-      PretrainOnce(model, std::move(batches), options.pretrain_steps,
-                   std::filesystem::path(options.pretrained) / name);
-    }
+    const std::string name =
+        fmt::format("{}-{}-{}-{}-{}-{}-{}-{}-{}-{}-{}.pt", options.data, before->content.size(),
+                    vocabulary.Size(), options.task, options.layers, options.width, options.heads,
+                    options.context, options.batch, options.pretrain_steps, options.seed);
+    PretrainOnce(model, std::move(batches), options.pretrain_steps,
+                 std::filesystem::path(options.pretrained) / name);
   }
   MakeSick(model, options.defect);
   if (!options.learned_scale) {
