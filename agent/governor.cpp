@@ -102,9 +102,9 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
 Action Governor::Limit(const Topology& topology, const Setting& setting, Action action,
                        std::string& note) const {
   const auto offsets = topology.SiteOffsets();
-  auto allowed = std::max<std::size_t>(
+  const auto budget = std::max<std::size_t>(
       1, static_cast<std::size_t>(change_budget_ * double(CountActive(setting.active))));
-  if (trust_) allowed = std::min(allowed, trust_->Left());
+  const auto allowed = trust_ ? std::min(budget, trust_->Left()) : budget;
   std::size_t used = 0;
   std::size_t left_out = 0;
   std::vector<std::uint8_t> active_after = setting.active;
@@ -147,8 +147,12 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
     }
   }
   if (left_out > 0) {
-    note = fmt::format("; {} changes beyond the {} of {} heads left out", left_out,
-                       trust_ ? "trust in a model trained before," : "change budget", allowed);
+    note =
+        allowed < budget
+            ? fmt::format("; {} changes left out: of a model trained before only {} may be changed",
+                          left_out, allowed)
+            : fmt::format("; {} changes beyond the change budget of {} heads left out", left_out,
+                          allowed);
   }
   return action;
 }
@@ -170,19 +174,23 @@ void Governor::TakeBack(std::uint32_t window, std::size_t points) {
 }
 
 std::optional<Setting> Governor::TakeBackUnjudged(std::uint32_t window, std::size_t points) {
-  if (changes_.empty()) return std::nullopt;
-  Setting before = changes_.front().before;
+  const bool more = trust_ && trust_->Oldest();
+  if (changes_.empty() && !more) return std::nullopt;
+  Setting before = more ? trust_->Oldest()->before : changes_.front().before;
   TakeBack(window, points);
   return before;
 }
 
-void Governor::PassOver(std::uint32_t window) {
+void Governor::PassOver(std::uint32_t window, std::span<const CurvePoint> curve) {
   std::erase_if(changes_, [&](const Change& change) { return IsDue(change, window); });
+  if (trust_) static_cast<void>(trust_->Judge(curve));
 }
 
 void Governor::Missed() {
   changes_.insert(changes_.begin(), taken_back_.begin(), taken_back_.end());
   taken_back_.clear();
+  if (rollbacks_ > 0) --rollbacks_;
+  if (!disturbed_.empty()) disturbed_.pop_back();
 }
 
 }  // namespace attune

@@ -67,9 +67,10 @@ class Governor {
   // more: the setting before the oldest that is not judged, if there is one. Window `window` is
   // filling, behind `points` of the curve.
   [[nodiscard]] std::optional<Setting> TakeBackUnjudged(std::uint32_t window, std::size_t points);
-  // Window by window what Rule did in a daemon before this one: what was due at the end of `window`
-  // has been judged and is not any more; or was taken back, with all behind it.
-  void PassOver(std::uint32_t window);
+  // Window by window what Rule did in a daemon before this one: what was due at the end of
+  // `window`, whose point is the last of `curve`, has been judged and is not any more; or was taken
+  // back, with all behind it.
+  void PassOver(std::uint32_t window, std::span<const CurvePoint> curve);
   void TakeBack(std::uint32_t window, std::size_t points);
 
  private:

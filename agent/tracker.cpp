@@ -14,6 +14,8 @@ namespace {
 // Decisions before the first step: enough to come from any number of heads to any other by halving
 // and doubling.
 constexpr std::uint64_t kMostOpenings = 16;
+// Steps that leave fresh weights about as they were.
+constexpr std::uint64_t kFirstSteps = 16;
 
 CurvePoint PointOf(const WindowReading& reading) { return {reading.end_compute, reading.loss}; }
 
@@ -24,6 +26,12 @@ Baseline FirstBaseline(const Options& options, std::optional<Baseline> recorded,
     return BaselineFrom(BaselineKind::kWarmUp, past.front().reading.profile);
   }
   return UniformBaseline(heads);
+}
+
+// What the trainer says, unless it comes so late that the weights were trained meanwhile. With a
+// past it is what was found when the job began.
+bool IsFresh(const Hello& hello, const std::vector<ObservationRecord>& past) {
+  return hello.job.fresh && (!past.empty() || hello.step <= kFirstSteps);
 }
 
 void KeepAll(Trial& trial, std::string why) {
@@ -79,16 +87,12 @@ std::optional<Baseline> RecordedBaseline(const Store& store, const Options& opti
   return BaselineFrom(BaselineKind::kRecorded, profile);
 }
 
-// A trainer that says Hello before its first step has fresh weights (PROTOCOL.md), also one from
-// before it could say so.
-bool IsFresh(const Hello& hello) { return hello.job.fresh || hello.step == 0; }
-
 Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
                  std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past)
     : options_(options),
       site_offsets_(hello.job.topology.SiteOffsets()),
       setting_(hello.setting),
-      governor_(options, IsFresh(hello)),
+      governor_(options, IsFresh(hello, past)),
       meter_(FirstBaseline(options, std::move(recorded), hello.job.topology.Heads(), past),
              past.empty() ? 0 : std::min(past.back().reading.last_step, hello.step),
              past.empty() ? 0 : past.back().reading.end_compute) {
@@ -96,7 +100,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   record_.spec = hello.job;
   record_.started = started;
   record_.steps = hello.step;
-  record_.spec.fresh = IsFresh(hello);
+  record_.spec.fresh = IsFresh(hello, past);
   step_ = measured_until_ = hello.step;
   std::seed_seq seed{options.seed, hello.job.seed};
   random_.seed(seed);
@@ -114,7 +118,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
     record_.loss = readings_.back().loss;
   }
   count_on_ = !past.empty();  // a daemon before this one may have cut more windows
-  opening_ = past.empty() && hello.step == 0 && options.freeze < 1;
+  opening_ = record_.spec.fresh && past.empty() && hello.step == 0 && options.freeze < 1;
 }
 
 std::size_t Tracker::ReadingsUpTo(std::uint64_t step) const {
@@ -162,11 +166,12 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
     if (trial.decider == "governor") {
       governor_.TakeBack(trial.window, ReadingsUpTo(trial.step));
     } else if (trial.decider != "hand" && answered <= trial.step) {  // else it was not asked
-      governor_.PassOver(trial.window);
+      governor_.PassOver(trial.window, std::span(curve_).first(ReadingsUpTo(trial.step)));
     }
     const auto& [status, step, why] = trial.acknowledgement;
     if (status != AckStatus::kNone) answered = std::max(answered, step);
-    if (status == AckStatus::kApplied && !is_judged) {
+    const bool stays = status == AckStatus::kNone && trial.decider == "governor";
+    if ((status == AckStatus::kApplied && !is_judged) || stays) {
       governor_.Forget();
     } else if (status == AckStatus::kApplied && setting) {
       // It came into force between two windows' ends.
@@ -309,6 +314,7 @@ void Tracker::Decide(Trial trial, double progress, bool may_ask, Chain& chain, E
     trial.decider = "governor";
     trial.why = rollback->why;
     trial.setting = rollback->setting;
+    if (trial.setting == setting_) governor_.Forget();  // nobody will answer
   } else if (const auto* kept = std::get_if<Governor::Keep>(&ruling)) {
     KeepAll(trial, kept->why);
   } else if (!chain.AsksOutside(record_.spec)) {
@@ -552,6 +558,10 @@ Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
   if (++unmeasured_ < 2) return emission;  // what is measured may be right behind the first
   auto before = governor_.TakeBackUnjudged(window_, curve_.size());
   if (!before) return emission;
+  if (*before == setting_) {  // it has been changed back already
+    governor_.Forget();
+    return emission;
+  }
   Withdraw("the trainer can measure nothing", emission);
   Trial trial = Look(window_);
   trial.id = ++trial_id;

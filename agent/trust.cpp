@@ -3,15 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
 namespace attune {
 namespace {
 
-constexpr std::size_t kWatched = 8;    // windows before anything is changed
-constexpr double kMargin = 0.005;      // of the loss
-constexpr double kConfidence = 1.645;  // standard errors: 95 %, one-sided
+constexpr std::size_t kWatched = 8;  // windows before anything is changed
+constexpr double kMargin = 0.005;    // of the loss
+// Standard errors: with as many looks as there are, of 8 to 20 points before, it takes a change
+// that costs the margin for harmless in one job of twenty (tests/agent/trust_test.cpp).
+constexpr double kConfidence = 2.3;
+constexpr std::size_t kMostTrusted = std::size_t{1} << 20U;  // heads
 // A curve from before the job: what it did long ago counts too. Windows by which a point's weight
 // halves.
 constexpr double kHalfLife = 8;
@@ -56,26 +60,32 @@ Trust::Finding Trust::Judge(std::span<const CurvePoint> curve) {
                             "{:.1f} standard errors since a trained model was changed",
                             behind.size(), loss, expected, cost / error)};
   }
-  if (!(cost + kConfidence * error <= kMargin * std::abs(expected))) return Open{};
+  // Looked at behind 2, 4, 8 … windows: with every look more chance alone would do.
+  const bool looks = std::has_single_bit(behind.size());
+  if (!looks || !(cost + kConfidence * error <= kMargin * std::abs(expected))) return Open{};
   Forget();
-  heads_ *= 2;
+  heads_ = std::min(2 * heads_, kMostTrusted);
   return Harmless{};
 }
 
 std::optional<std::string> Trust::WhyNot(std::span<const CurvePoint> by_itself, double left) const {
   if (Left() == 0) {
     return fmt::format(
-        "its weights were trained before: {} changed heads are not shown to do no "
-        "harm yet",
+        "its weights were trained before: what was changed ({}) is not shown to do "
+        "no harm yet",
         changed_);
   }
   if (by_itself.size() < kWatched) {
     return fmt::format("its weights were trained before: watched for {} windows first", kWatched);
   }
-  // What could be told of a change that was made now, at best.
-  const auto forecast = ForecastLoss(by_itself, by_itself.back().compute_seconds, kHalfLife);
+  // What could be told, at best, of a change that was made now: by the middle of what is left.
+  const double now = by_itself.back().compute_seconds;
+  const double window =
+      (now - by_itself.front().compute_seconds) / static_cast<double>(by_itself.size() - 1);
+  const auto forecast = ForecastLoss(by_itself, std::sqrt(now * (now + left * window)), kHalfLife);
   if (!forecast) return "its weights were trained before, and it does not say what it has spent";
-  const double error = forecast->noise * std::sqrt(1 / std::max(left, 1.0) + forecast->leverage);
+  const double noise = std::max(forecast->noise, kNoiseFloor * std::abs(forecast->line));
+  const double error = noise * std::sqrt(1 / std::max(left, 1.0) + forecast->leverage);
   if (kConfidence * error <= kMargin * std::abs(forecast->line)) return std::nullopt;
   return fmt::format(
       "its weights were trained before, and its loss swings by {:.1f} % from window "
@@ -85,6 +95,10 @@ std::optional<std::string> Trust::WhyNot(std::span<const CurvePoint> by_itself, 
 
 void Trust::Changed(std::size_t points, std::vector<CurvePoint> by_itself, Setting before,
                     const Setting& after) {
+  if (unproven_ && after == unproven_->before) {
+    Forget();
+    return;
+  }
   changed_ += CountChanged(before, after);
   if (!unproven_) unproven_ = Unproven{std::move(before), points, std::move(by_itself), 0};
   unproven_->since = points + 1;  // the window that it came into is of both

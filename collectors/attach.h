@@ -1,7 +1,8 @@
 // attune in a LibTorch trainer: one call before training, two calls a step.
 //
 //   auto handle = attune::Attach(
-//       *model, {.name = "my-run", .budget = {attune::BudgetKind::kSteps, 10'000}});
+//       *model, {.name = "my-run", .budget = {attune::BudgetKind::kSteps, 10'000},
+//                .fresh = true});           // nobody has trained these weights
 //   for (…) {
 //     handle.StartStep();                 // this step is measured when it is due
 //     auto loss = Loss(model->forward(x), y);

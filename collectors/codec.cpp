@@ -65,7 +65,7 @@ void Fields(Archive& a, In<Archive, Hello>& m) {
   a.Integer("action", m.action);
   a.Text("policy", m.job.policy, kMaxNameBytes);
   a.LaterText("optimizer", m.job.optimizer, kMaxNameBytes);
-  a.LaterFlag("fresh", m.job.fresh);
+  a.LaterFlag("fresh", m.job.fresh, m.step == 0);
 }
 
 template <class Archive>
@@ -269,7 +269,7 @@ class Writer {
   void LaterText(std::string_view name, const std::string& value, std::size_t limit) {
     Text(name, value, limit);
   }
-  void LaterFlag(std::string_view name, bool value) { Flag(name, value); }
+  void LaterFlag(std::string_view name, bool value, bool /*missing*/) { Flag(name, value); }
   void Line(std::string_view /*name*/, const std::string& value) {
     PackText(Cut(value, kMaxTextBytes));
   }
@@ -450,7 +450,7 @@ class Reader {
     CheckLength(name, value.via.str.size, limit, "bytes");
     out.assign(value.via.str.ptr, value.via.str.size);
   }
-  // Those that senders from before them do not have: then it is empty, or false.
+  // Those that senders from before them do not have: then it is empty, or `missing`.
   void LaterText(std::string_view name, std::string& out, std::size_t limit) {
     if (next_ == values_.size()) {
       out.clear();
@@ -458,9 +458,9 @@ class Reader {
       Text(name, out, limit);
     }
   }
-  void LaterFlag(std::string_view name, bool& out) {
+  void LaterFlag(std::string_view name, bool& out, bool missing) {
     if (next_ == values_.size()) {
-      out = false;
+      out = missing;
     } else {
       Flag(name, out);
     }

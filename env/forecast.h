@@ -19,7 +19,7 @@ struct Forecast {
 };
 
 // Weighted least squares of the loss on log(compute), later points weighing more (each point half
-// as much as the one `half_life` behind it). Points before
+// as much as the one `half_life` points behind it). Points before
 // the first with compute are left out: a trainer need not say what it has spent. Nothing with fewer
 // than three points, or for no compute.
 [[nodiscard]] std::optional<Forecast> ForecastLoss(std::span<const CurvePoint> curve,

@@ -40,7 +40,7 @@ struct JobSpec {
   double learning_rate = 0;    // at its highest; 0 when unknown
   std::string policy = {};     // who is to decide; empty: as the daemon is set
   std::string optimizer = {};  // as its library calls it, adamw or AdamW; empty: unknown
-  bool fresh = false;          // nobody had trained its weights before its first step
+  bool fresh = false;          // nobody has trained its weights; false of a run that goes on
 
   friend bool operator==(const JobSpec&, const JobSpec&) = default;
 };

@@ -341,6 +341,16 @@ std::vector<torch::Tensor> Weights(LanguageModel& model) {
   return weights;
 }
 
+// Of how models are trained before a job: another number where that changes.
+constexpr int kPretraining = 1;
+
+// FNV-1a, 64 bits: the same everywhere.
+std::uint64_t HashOf(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
+  return hash;
+}
+
 // What the model has learned before the job: the same whoever tunes it, so that runs of one seed
 // begin with the same weights.
 void Pretrain(LanguageModel& model, Batches batches, std::uint64_t steps) {
@@ -360,16 +370,23 @@ void PretrainOnce(LanguageModel& model, Batches batches, std::uint64_t steps,
   if (std::filesystem::exists(file)) {
     std::vector<torch::Tensor> kept;
     torch::load(kept, file.string());
-    Require(kept.size() == weights.size(), file.string() + " is of another model; remove it");
+    const bool fits = std::ranges::equal(
+        kept, weights, [](const auto& a, const auto& b) { return a.sizes() == b.sizes(); });
+    Require(fits, file.string() + " is of another model; remove it");
     const torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < kept.size(); ++i) weights[i].copy_(kept[i]);
     return;
   }
   Pretrain(model, std::move(batches), steps);
-  std::filesystem::create_directories(file.parent_path());
-  const std::string beside = file.string() + "." + std::to_string(getpid());
-  torch::save(weights, beside);
-  std::filesystem::rename(beside, file);
+  try {
+    std::filesystem::create_directories(file.parent_path());
+    const std::string beside = file.string() + "." + std::to_string(getpid());
+    torch::save(weights, beside);
+    std::filesystem::rename(beside, file);
+  } catch (const std::exception&) {
+    std::cerr << "attune-demo-lm: cannot keep " << file.string()
+              << "; the next run trains it anew\n";
+  }
 }
 
 // Sets all sites alike, the first heads being the active ones.
@@ -481,10 +498,10 @@ void Train(const Options& options) {
     std::fflush(stdout);
     // Other stretches than the job's own, where both are of one text.
     Batches batches(vocabulary.Encode(earlier.training), options, mask, ~options.seed);
-    const std::string name =
-        fmt::format("{}-{}-{}-{}-{}-{}-{}-{}-{}-{}-{}.pt", options.data, before->content.size(),
-                    vocabulary.Size(), options.task, options.layers, options.width, options.heads,
-                    options.context, options.batch, options.pretrain_steps, options.seed);
+    const std::string name = fmt::format(
+        "{}-{}-{:016x}-{}-{}-{}-{}-{}-{}-{}-{}.pt", kPretraining, options.data,
+        HashOf(before->content + text.content), options.task, options.layers, options.width,
+        options.heads, options.context, options.batch, options.pretrain_steps, options.seed);
     PretrainOnce(model, std::move(batches), options.pretrain_steps,
                  std::filesystem::path(options.pretrained) / name);
   }

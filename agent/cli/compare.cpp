@@ -74,6 +74,7 @@ Figures Describe(const JobRecord& job, const Store& store, History& history) {
       {"seed", spec.seed},
       {"learning_rate", spec.learning_rate},
       {"optimizer", spec.optimizer},
+      {"fresh", spec.fresh},
       {"budget", fmt::format("{:g} {}", spec.budget.amount,
                              spec.budget.kind == BudgetKind::kCompute ? "processor s" : "steps")},
       {"sites", spec.topology.sites.size()},

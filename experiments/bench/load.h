@@ -25,6 +25,7 @@ inline JobSpec MakeJob(const std::string& key, double budget_steps) {
   JobSpec job;
   job.key = key;
   job.name = "load";
+  job.fresh = true;
   for (std::size_t site = 0; site < kJobSites; ++site) {
     job.topology.sites.push_back(
         {fmt::format("block{}", site), SiteKind::kSelf, true, kJobHeads / kJobSites, 64, 1024});

@@ -224,5 +224,61 @@ TEST_CASE("a model that was trained before is watched first, then changed by one
   CHECK(std::holds_alternative<Governor::Keep>(governor.Rule(10, 0.3, At(curve.back()), curve)));
 }
 
+// A loss of 2 nats that stays where it is.
+std::vector<CurvePoint> Level(std::size_t points, double loss = 2) {
+  auto curve = Falling(points);
+  for (CurvePoint& point : curve) point.loss = loss;
+  return curve;
+}
+
+Setting WithoutHeads(std::size_t first, std::size_t count) {
+  Setting setting = Setting::Neutral(12);
+  for (std::size_t head = first; head < first + count; ++head) setting.active[head] = 0;
+  return setting;
+}
+
+TEST_CASE("of a model trained before all that is not proven goes back at once") {
+  Options options;
+  options.windows = 40;
+  options.hold = 1;
+  Governor governor(options, false);
+  auto curve = Level(10);
+  // One head is proven to cost nothing, so two are trusted: they go one behind the other.
+  governor.Changed(10, curve, WithoutHeads(0, 0), WithoutHeads(0, 1));
+  std::uint32_t window = 10;
+  const auto next = [&](double loss) {
+    auto point = Level(curve.size() + 1, loss).back();
+    curve.push_back(point);
+    return governor.Rule(window++, 0.5, At(point), curve);
+  };
+  for (int i = 0; i < 3; ++i) static_cast<void>(next(2));
+  REQUIRE(std::holds_alternative<Governor::Free>(next(2)));
+  governor.Changed(window, curve, WithoutHeads(0, 1), WithoutHeads(0, 2));
+  for (int i = 0; i < 2; ++i) CHECK(std::holds_alternative<Governor::Free>(next(2.0)));
+  governor.Changed(window, curve, WithoutHeads(0, 2), WithoutHeads(0, 3));
+  Governor::Ruling ruling = Governor::Free{};
+  for (int i = 0; i < 9 && !std::holds_alternative<Governor::Rollback>(ruling); ++i) {
+    ruling = next(2.025);  // too little for the forecast of a single window
+  }
+  REQUIRE(std::holds_alternative<Governor::Rollback>(ruling));
+  CHECK(std::get<Governor::Rollback>(ruling).setting == WithoutHeads(0, 1));
+  governor.Missed();
+  ruling = next(2.025);
+  REQUIRE(std::holds_alternative<Governor::Rollback>(ruling));
+  CHECK(std::get<Governor::Rollback>(ruling).setting == WithoutHeads(0, 1));
+  governor.Forget();
+  CHECK(std::holds_alternative<Governor::Keep>(next(2)));
+  CHECK(governor.TakeBackUnjudged(window, curve.size()) == std::nullopt);
+}
+
+TEST_CASE("what is not proven is taken back where nothing is measured any more") {
+  Governor governor(Options{}, false);
+  auto curve = Level(13);  // with a swing that leaves it open
+  for (std::size_t i = 0; i < curve.size(); ++i) curve[i].loss += i % 2 == 0 ? 0.008 : -0.008;
+  governor.Changed(10, std::span(curve).first(10), WithoutHeads(0, 0), WithoutHeads(0, 1));
+  static_cast<void>(governor.Rule(12, 0.5, At(curve.back()), curve));  // judged, not proven
+  CHECK(governor.TakeBackUnjudged(13, 13) == WithoutHeads(0, 0));
+}
+
 }  // namespace
 }  // namespace attune

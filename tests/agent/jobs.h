@@ -17,6 +17,7 @@ inline Hello SmallJob(const std::string& key = "key") {
   hello.job.topology.sites = {{"first", SiteKind::kSelf, true, 4, 8, 64},
                               {"second", SiteKind::kSelf, true, 4, 8, 64}};
   hello.job.budget = {BudgetKind::kCompute, 100.0, 0.01};
+  hello.job.fresh = true;
   hello.setting = Setting::Neutral(8);
   return hello;
 }

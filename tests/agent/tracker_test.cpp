@@ -228,7 +228,7 @@ TEST_CASE("of a job whose weights were trained before the largest steps of a sca
     hello.job.fresh = fresh;
     Chain chain("keep");
     Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {});
-    CHECK(tracker.Record().spec.fresh == (fresh || step == 0));
+    CHECK(tracker.Record().spec.fresh == (fresh && step < 20));
     std::uint64_t id = 0;
     for (std::uint64_t now = step + 1;; ++now) {
       const Emission emission = tracker.Take(test::HealthyStep(now, 2.0, hello.setting), chain, id);
@@ -237,9 +237,10 @@ TEST_CASE("of a job whose weights were trained before the largest steps of a sca
       }
     }
   };
-  CHECK(open(0, false) == std::array<std::uint8_t, 5>{1, 1, 1, 1, 1});
   CHECK(open(1, false) == std::array<std::uint8_t, 5>{0, 1, 1, 1, 0});
-  CHECK(open(1, true).front() == 1);  // of several ranks, or when no daemon was there before
+  CHECK(open(0, true) == std::array<std::uint8_t, 5>{1, 1, 1, 1, 1});
+  CHECK(open(1, true).front() == 1);   // of several ranks
+  CHECK(open(20, true).front() == 0);  // twenty steps before anybody listened
 }
 
 TEST_CASE("a job picked up before its first step is not opened again") {

@@ -59,7 +59,8 @@ JobSpec TestJob(const std::string& key) {
           .budget = {BudgetKind::kSteps, 32, 0.01},
           .seed = 1,
           .learning_rate = 0.001,
-          .policy = ""};
+          .policy = "",
+          .fresh = true};
 }
 
 // Head 0 attends evenly; head 1 to the nearest sixteenth for a half, and evenly to the rest.

@@ -139,6 +139,7 @@ TEST_CASE("a trainer introduces its sites, reports measured steps and says how i
   CHECK(hello.job.seed == 3);
   CHECK(hello.job.learning_rate == 0.01);
   CHECK(hello.job.optimizer == "sgd");
+  CHECK_FALSE(hello.job.fresh);
   CHECK(hello.job.budget == Budget{BudgetKind::kSteps, 5000});
   REQUIRE(hello.job.topology.sites.size() == 2);
   CHECK(hello.job.topology.sites[0] == Site{"lower", SiteKind::kSelf, true, 4, 4, 24});
@@ -238,6 +239,7 @@ TEST_CASE("what is decided before the first step is in force when it comes") {
   REQUIRE(reply);
   CHECK(run.handle.Current() == Smaller());
   CHECK(std::get<Hello>(*hello).setting == Setting::Neutral(6));
+  CHECK(std::get<Hello>(*hello).job.fresh);
   CHECK(std::get<ActionReply>(*reply).id == 4);
   CHECK(std::get<ActionReply>(*reply).acknowledgement.step == 0);
   const auto observation = run.Hear<Observation>(daemon);

@@ -266,6 +266,21 @@ TEST_CASE("a Hello from before it had an optimiser is read, and says none") {
   CHECK(std::get<Hello>(memory).job == job);
 }
 
+TEST_CASE("a Hello from before it could say that weights are fresh says so by its step") {
+  std::string frame = GoldenBytes("hello");
+  frame.resize(frame.size() - 1);         // true
+  frame.at(2) = static_cast<char>(0x11);  // an array of 17
+  const auto hello = std::get<Hello>(DecodeText(frame));
+  CHECK(hello.job.optimizer == "AdamW");
+  CHECK_FALSE(hello.job.fresh);
+  Hello first = std::get<Hello>(DecodeText(GoldenBytes("hello")));
+  first.step = 0;
+  frame = Encode(first);
+  frame.resize(frame.size() - 1);
+  frame.at(2) = static_cast<char>(0x11);
+  CHECK(std::get<Hello>(DecodeText(frame)).job.fresh);
+}
+
 TEST_CASE("a message is read into the memory of any other and nothing of that is left") {
   std::vector<std::string> frames;
   for (const auto& [name, message] : GoldenMessages()) frames.push_back(GoldenBytes(name));

@@ -80,6 +80,7 @@ def test_a_trainer_introduces_its_sites_reports_and_says_how_it_ended(router, mo
     assert hello.job == handle.job
     assert (hello.job.key, hello.job.name, hello.job.policy) == ("run-9", "tiny", "kmeans")
     assert hello.job.optimizer == "SGD"
+    assert not hello.job.fresh
     assert [site.name for site in hello.job.sites] == ["layers.0.self_attn", "layers.1.self_attn"]
     assert [site.heads for site in hello.job.sites] == [4, 4]
     router.send(Welcome(1, 2, 30.0))

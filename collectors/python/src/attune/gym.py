@@ -123,7 +123,7 @@ class TuningEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
         Raises:
             EpisodeError: For a job that cannot be started, is larger than the environment, or ends
-                before its first window; for one that there is not.
+                without a question; for one that there is not.
             DaemonError: Where no attuned can be had.
         """
         super().reset(seed=seed)
@@ -142,7 +142,8 @@ class TuningEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._question = self._job.next_question()
         if self._question is None:
             raise EpisodeError(
-                f"{self._job.what} ended before its first window: {self._job.last_words()}"
+                f"{self._job.what} ended without a question: it was too short, or the governor "
+                f"kept what there is: {self._job.last_words()}"
             )
         try:
             self._observation = self._observe(self._question)

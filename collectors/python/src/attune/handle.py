@@ -1,6 +1,6 @@
 """attune in a PyTorch trainer: one call before training, one call a step.
 
-handle = attune.attach(model, name="my-run", budget=attune.Budget.steps(10_000))
+handle = attune.attach(model, name="my-run", budget=attune.Budget.steps(10_000), fresh=True)
 for x, y in batches:
     loss = criterion(model(x), y)
     optimizer.zero_grad()
@@ -9,6 +9,8 @@ for x, y in batches:
     handle.step(loss)               # the safe point: reports, applies what was decided
 handle.finish(validation_loss)
 plain = handle.bake()               # the same outputs, and no trace of attune
+
+`fresh`: nobody has trained these weights. Leave it out for others.
 """
 
 from __future__ import annotations
@@ -530,7 +532,7 @@ def attach(
             learning_rate=learning_rate,
             policy=policy or environment.get("ATTUNE_POLICY", ""),
             optimizer=_optimizer_name(optimizer),
-            fresh=fresh and state is None,
+            fresh=fresh and (state is None or int(state["step"]) == 0),
         )
 
     def probe(spec: JobSpec, setting: Setting) -> Probe:

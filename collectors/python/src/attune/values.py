@@ -137,7 +137,7 @@ class JobSpec:
         learning_rate: The highest of the schedule; 0 when unknown.
         policy: Who is to decide; empty: as the daemon is set.
         optimizer: As its library calls it, such as AdamW or SGD; empty when unknown.
-        fresh: Nobody had trained the weights before the first step.
+        fresh: Nobody has trained the weights; false of a run that goes on.
     """
 
     key: str

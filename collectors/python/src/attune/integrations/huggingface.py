@@ -1,10 +1,12 @@
 """attune in a Hugging Face `Trainer`.
 
-trainer = Trainer(model, args, ..., callbacks=[AttuneCallback(name="my-run")])
+trainer = Trainer(model, args, ..., callbacks=[AttuneCallback(name="my-run", fresh=True)])
 trainer.train()
 plain = callback.handle.bake()
 
 Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
+
+`fresh`: nobody has trained this model. Leave it out for others.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """attune in a Lightning `Trainer`.
 
-callback = AttuneCallback(name="my-run")
+callback = AttuneCallback(name="my-run", fresh=True)
 trainer = L.Trainer(max_steps=10_000, callbacks=[callback])
 trainer.fit(module, data)
 plain = callback.handle.bake()
 
 Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
+
+`fresh`: nobody has trained this model. Leave it out for others.
 """
 
 from __future__ import annotations
