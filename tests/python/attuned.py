@@ -28,6 +28,7 @@ JOB = JobSpec(
     budget=Budget.compute(100),
     seed=2**64 - 1,
     learning_rate=0.001,
+    fresh=True,
 )
 
 

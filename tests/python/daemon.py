@@ -17,6 +17,7 @@ JOB = JobSpec(
     budget=Budget.steps(1000),
     seed=1,
     learning_rate=0.001,
+    fresh=True,
 )
 
 

@@ -21,7 +21,7 @@ def rank_main(rank, folder, endpoint):
     torch.manual_seed(0)
     inner = OwnModel()
     model = torch.nn.parallel.DistributedDataParallel(inner)
-    handle = attune.attach(model, budget=attune.Budget.steps(10_000), endpoint=endpoint)
+    handle = attune.attach(model, budget=attune.Budget.steps(10_000), endpoint=endpoint, fresh=True)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     generator = torch.Generator().manual_seed(rank)
     changed_at = None
@@ -65,6 +65,8 @@ def test_two_ranks_apply_the_same_action_at_the_same_step(tmp_path):
         assert message is not None, "the trainers fell silent"
         seen.append(message)
         if isinstance(message, Hello) and wanted is None:
+            # Nobody waited before the first step, so that the field alone says it.
+            assert message.job.fresh and message.step > 0
             wanted = varied(message.job.sites)
             router.send(Welcome(1, 3, 600.0))
             router.send(ActionRequest(7, 10**9, wanted))

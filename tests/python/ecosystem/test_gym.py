@@ -141,7 +141,7 @@ def test_a_job_that_is_larger_than_the_environment_says_how_large_to_make_it(sui
 def test_a_job_that_ends_at_once_is_named_with_its_last_words(suite):
     suite.write_text('command = ["sh", "-c", "echo no data; exit 3"]')
     env = attune.gym.make(suite, **SIZES)
-    with pytest.raises(EpisodeError, match=r"job 'seed 0' ended before .*: no data"):
+    with pytest.raises(EpisodeError, match=r"job 'seed 0' ended without a question: .*: no data"):
         env.reset()
     env.close()
 
