@@ -66,7 +66,8 @@ def test_two_ranks_apply_the_same_action_at_the_same_step(tmp_path):
         seen.append(message)
         if isinstance(message, Hello) and wanted is None:
             # Nobody waited before the first step, so that the field alone says it.
-            assert message.job.fresh and message.step > 0
+            assert message.job.fresh
+            assert message.step > 0
             wanted = varied(message.job.sites)
             router.send(Welcome(1, 3, 600.0))
             router.send(ActionRequest(7, 10**9, wanted))
