@@ -74,14 +74,16 @@ const std::vector<Knob>& Table() {
        {},
        "changes that one decision may make at most, a head switched or scaled each, at least one; "
        "of "
-       "a model trained before only as many as have shown to do no harm"},
+       "a model trained before one at first, and twice as many each time that they did no harm"},
       {"rollback",
        &Options::rollback,
        "standard deviations",
        0,
        1000,
        {},
-       "an action is taken back when the loss falls behind its forecast by more than this"},
+       "an action is taken back when the loss falls behind its forecast by more than this; of a "
+       "model "
+       "trained before also when the mean loss since does, by as many standard errors"},
       {"hold",
        &Options::hold,
        "windows",

@@ -21,8 +21,10 @@ enum class Metric : std::uint8_t {
   kTopWeight = 2,       // mean over rows of max_j p_j (Voita et al. 2019, "confidence"); [0, 1]
   kFirstTokenMass = 3,  // mean over rows of the weight on the first key; [0, 1]
   kOutputNorm = 4,      // norm of the head's output over the mean of its site's heads; >= 0
-  kImportance = 5,      // |dLoss/dgain| summed over the batch (Michel et al. 2019); >= 0
-  kRedundancy = 6,      // largest cosine to the weights of another active head of its site; [0, 1]
+  // |dLoss/dgain| of the batch's loss; >= 0. Michel et al. (1905.10650) take the mean over examples
+  // of the absolute value: here signs cancel, and of a model that is nearly done little is left.
+  kImportance = 5,
+  kRedundancy = 6,  // largest cosine to the weights of another active head of its site; [0, 1]
 };
 inline constexpr std::size_t kMetrics = 7;
 inline constexpr std::array<std::string_view, kMetrics> kMetricNames = {

@@ -1,6 +1,6 @@
 -- Schema 5: whether a job's weights were fresh when it began.
 
-ALTER TABLE jobs ADD COLUMN fresh INTEGER NOT NULL DEFAULT 1;  -- 1: nobody had trained them, or it is not known
+ALTER TABLE jobs ADD COLUMN fresh INTEGER NOT NULL DEFAULT 1;  -- 1: nobody had trained them, or the job is from before; 0: somebody had, or it did not say
 
 DROP VIEW history_jobs;
 CREATE VIEW history_jobs AS
