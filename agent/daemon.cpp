@@ -315,9 +315,12 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   }
   if (fresh) {
     const std::uint64_t id = fresh->tracker.Id();
-    spdlog::info("job {} '{}' {}: {} sites, {} heads", id, hello.job.name,
+    spdlog::info("job {} '{}' {}: {} sites, {} heads{}", id, hello.job.name,
                  id > last_job_ ? "says hello" : "is back", hello.job.topology.sites.size(),
-                 hello.job.topology.Heads());
+                 hello.job.topology.Heads(),
+                 fresh->tracker.Record().spec.fresh
+                     ? ""
+                     : "; it does not say that its weights are fresh: little of it is changed");
     last_job_ = std::max(last_job_, id);
     writer_.Post(fresh->tracker.Record());
     writer_.Post(fresh->tracker.TakeUp(std::move(trials), hello).records);
