@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "agent/options.h"
-#include "agent/trust.h"
 #include "env/action.h"
 #include "env/forecast.h"
 #include "env/meter.h"
 #include "env/setting.h"
+#include "env/trust.h"
 
 namespace attune {
 

@@ -15,7 +15,7 @@ namespace {
 // and doubling.
 constexpr std::uint64_t kMostOpenings = 16;
 // Steps that leave fresh weights about as they were.
-constexpr std::uint64_t kFirstSteps = 16;
+constexpr std::uint64_t kFreshSteps = 16;
 
 CurvePoint PointOf(const WindowReading& reading) { return {reading.end_compute, reading.loss}; }
 
@@ -31,7 +31,7 @@ Baseline FirstBaseline(const Options& options, std::optional<Baseline> recorded,
 // What the trainer says, unless it comes so late that the weights were trained meanwhile. With a
 // past it is what was found when the job began.
 bool IsFresh(const Hello& hello, const std::vector<ObservationRecord>& past) {
-  return hello.job.fresh && (!past.empty() || hello.step <= kFirstSteps);
+  return hello.job.fresh && (!past.empty() || hello.step <= kFreshSteps);
 }
 
 void KeepAll(Trial& trial, std::string why) {
@@ -314,7 +314,6 @@ void Tracker::Decide(Trial trial, double progress, bool may_ask, Chain& chain, E
     trial.decider = "governor";
     trial.why = rollback->why;
     trial.setting = rollback->setting;
-    if (trial.setting == setting_) governor_.Forget();  // nobody will answer
   } else if (const auto* kept = std::get_if<Governor::Keep>(&ruling)) {
     KeepAll(trial, kept->why);
   } else if (!chain.AsksOutside(record_.spec)) {
@@ -464,6 +463,8 @@ void Tracker::Issue(Trial trial, Emission& emission) {
   ++trials_;
   if (trial.setting == setting_) {
     trial.acknowledgement.status = AckStatus::kNone;
+    // What was to be taken back is out of force already, and no answer will say so.
+    if (trial.decider == "governor") governor_.Forget();
   } else {
     trial.acknowledgement.status = AckStatus::kPending;
     last_action_ = DescribeChange(record_.spec.topology, setting_, trial.setting);
@@ -558,10 +559,6 @@ Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
   if (++unmeasured_ < 2) return emission;  // what is measured may be right behind the first
   auto before = governor_.TakeBackUnjudged(window_, curve_.size());
   if (!before) return emission;
-  if (*before == setting_) {  // it has been changed back already
-    governor_.Forget();
-    return emission;
-  }
   Withdraw("the trainer can measure nothing", emission);
   Trial trial = Look(window_);
   trial.id = ++trial_id;

@@ -344,13 +344,6 @@ std::vector<torch::Tensor> Weights(LanguageModel& model) {
 // Of how models are trained before a job: another number where that changes.
 constexpr int kPretraining = 1;
 
-// FNV-1a, 64 bits: the same everywhere.
-std::uint64_t HashOf(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
-  return hash;
-}
-
 // What the model has learned before the job: the same whoever tunes it, so that runs of one seed
 // begin with the same weights.
 void Pretrain(LanguageModel& model, Batches batches, std::uint64_t steps) {
@@ -498,10 +491,11 @@ void Train(const Options& options) {
     std::fflush(stdout);
     // Other stretches than the job's own, where both are of one text.
     Batches batches(vocabulary.Encode(earlier.training), options, mask, ~options.seed);
-    const std::string name = fmt::format(
-        "{}-{}-{:016x}-{}-{}-{}-{}-{}-{}-{}-{}.pt", kPretraining, options.data,
-        HashOf(before->content + text.content), options.task, options.layers, options.width,
-        options.heads, options.context, options.batch, options.pretrain_steps, options.seed);
+    const std::string name =
+        fmt::format("{}-{}-{:016x}-{}-{}-{}-{}-{}-{}-{}-{}.pt", kPretraining, options.data,
+                    std::hash<std::string>{}(before->content + text.content), options.task,
+                    options.layers, options.width, options.heads, options.context, options.batch,
+                    options.pretrain_steps, options.seed);
     PretrainOnce(model, std::move(batches), options.pretrain_steps,
                  std::filesystem::path(options.pretrained) / name);
   }

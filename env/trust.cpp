@@ -1,4 +1,4 @@
-#include "agent/trust.h"
+#include "env/trust.h"
 
 #include <fmt/format.h>
 
@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kWatched = 8;  // windows before anything is changed
 constexpr double kMargin = 0.005;    // of the loss
 // Standard errors: with as many looks as there are, of 8 to 20 points before, it takes a change
-// that costs the margin for harmless in one job of twenty (tests/agent/trust_test.cpp).
+// that costs the margin for harmless in one job of twenty (tests/env/trust_test.cpp).
 constexpr double kConfidence = 2.3;
 constexpr std::size_t kMostTrusted = std::size_t{1} << 20U;  // heads
 // A curve from before the job: what it did long ago counts too. Windows by which a point's weight

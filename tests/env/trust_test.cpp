@@ -1,4 +1,4 @@
-#include "agent/trust.h"
+#include "env/trust.h"
 
 #include <cmath>
 #include <limits>
@@ -91,7 +91,7 @@ TEST_CASE("a lower loss lets more be changed, one a little higher never does") {
   CHECK_FALSE(std::holds_alternative<Trust::Harmless>(FirstFinding(worse, Flat(kBefore), 1.006)));
 }
 
-TEST_CASE("a loss that has risen is harm, and everything that is not proven goes back") {
+TEST_CASE("a loss that has risen is harm, and says what was in force before") {
   Trust trust(kTolerance);
   const auto finding = FirstFinding(trust, Flat(kBefore), 1.02);
   REQUIRE(std::holds_alternative<Trust::Harm>(finding));
