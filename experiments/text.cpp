@@ -169,4 +169,19 @@ SplitText HoldOut(std::string_view content) {
   return split;
 }
 
+Vocabulary::Vocabulary(std::string_view text) {
+  numbers_.fill(-1);
+  for (const unsigned char c : text) numbers_[c] = 0;
+  for (std::int64_t& number : numbers_) {
+    if (number == 0) number = size_++;
+  }
+}
+
+std::vector<std::int64_t> Vocabulary::Encode(std::string_view text) const {
+  std::vector<std::int64_t> numbers;
+  numbers.reserve(text.size());
+  for (const unsigned char c : text) numbers.push_back(numbers_[c]);
+  return numbers;
+}
+
 }  // namespace attune

@@ -1,8 +1,11 @@
 // Real text to train small language models on.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace attune {
 
@@ -37,5 +40,18 @@ struct SplitText {
   std::string validation;
 };
 [[nodiscard]] SplitText HoldOut(std::string_view content);
+
+// The bytes of a text as numbers from 0, without gaps, in the order of the bytes.
+class Vocabulary {
+ public:
+  explicit Vocabulary(std::string_view text);
+  [[nodiscard]] std::int64_t Size() const { return size_; }
+  // Of bytes that are in that text: -1 is the number of any other.
+  [[nodiscard]] std::vector<std::int64_t> Encode(std::string_view text) const;
+
+ private:
+  std::array<std::int64_t, 256> numbers_{};
+  std::int64_t size_ = 0;
+};
 
 }  // namespace attune
