@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from attune.dealer import end_with
 from attune.protocol import Hello, StatusRequest, decode, encode
 from attune.values import Budget, JobSpec, Observation, Setting, Site, floats
 
@@ -62,6 +63,7 @@ class Peer:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
+        end_with(self, self._context, self._socket)  # a test that fails closes nothing itself
         self._socket.rcvtimeo = PATIENCE_MILLISECONDS
         self._socket.connect(endpoint)
 

@@ -3,6 +3,7 @@
 import time
 
 import zmq
+from attune.dealer import end_with
 from attune.probe import Probe
 from attune.protocol import Hello, Welcome, decode, encode
 from attune.values import Budget, JobSpec, Observation, Outcome, Setting, Site, floats
@@ -44,6 +45,7 @@ class Router:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.linger = 0
+        end_with(self, self.context, self.socket)  # a test that fails closes nothing itself
         self.socket.rcvhwm = 16
         self.socket.bind(endpoint)
         self.peer = None

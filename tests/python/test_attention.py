@@ -7,10 +7,10 @@ import attune
 import pytest
 import torch
 import torch.utils.checkpoint
-from attune import measure
+from attune import attention, measure
 from attune.attention import Shared, take_numbers
 from attune.tuned import device_of
-from attune.values import METRICS
+from attune.values import METRICS, floats
 from models import OwnModel, apply, attached, encoder, train, varied
 from torch import nn
 
@@ -74,6 +74,86 @@ def test_a_baked_model_gives_the_tuned_outputs_and_knows_nothing_of_attune(model
     torch.testing.assert_close(plain(x), tuned, atol=1e-5, rtol=1e-5)
     assert not any("attune" in name for name in plain.state_dict())
     assert torch.equal(model(x), tuned)
+
+
+@pytest.mark.parametrize("model", models())
+def test_a_model_baked_in_place_gives_the_tuned_outputs_and_knows_nothing_of_attune(model):
+    model = copy.deepcopy(model).eval()
+    x = batch()
+    names = list(model.state_dict())
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with torch.no_grad():
+        tuned = model(x)
+        handle.bake_in_place()
+        torch.testing.assert_close(model(x), tuned, atol=1e-5, rtol=1e-5)
+        assert list(model.state_dict()) == names
+        handle.bake_in_place()  # nothing is folded twice
+        torch.testing.assert_close(model(x), tuned, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(handle.bake()(x), tuned, atol=1e-5, rtol=1e-5)
+    assert handle.setting == attune.Setting.neutral(len(handle.setting.active))
+    attached(model).remove()  # it is free for another job
+
+
+@pytest.mark.parametrize("model", models())
+def test_a_measured_step_of_frozen_attention_leaves_nothing_to_differentiate(model):
+    model = copy.deepcopy(model).train().requires_grad_(False)
+    x = batch().detach()
+    handle = attached(model)
+    for place in handle._tuned.places:
+        place.tuning.measure_next(torch.full((18,), 0.5))
+    assert not model(x).requires_grad
+    numbers = handle._tuned.take_numbers(1.0)
+    assert torch.equal(numbers[:, IMPORTANCE], torch.zeros(len(numbers)))
+    assert (numbers[:, NORM] > 0).all()
+
+
+@pytest.fixture
+def default_dtype():
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_settings_and_measurements_have_single_precision_whatever_the_default(dtype, default_dtype):
+    default_dtype(dtype)
+    model = OwnModel().train()
+    handle = attached(model)
+    apply(handle, replace(varied(handle.sites), scale=floats([1.15] * 4)))
+    assert handle._tuned.read().scale == floats([1.15] * 4)
+    (place,) = handle._tuned.places
+    place.tuning.measure_next(torch.full((18,), 0.5, dtype=torch.float32))
+    model(torch.randn(2, 16, 32)).sum().backward()
+    numbers = handle._tuned.take_numbers(1.0)
+    assert place.tuning.fault is None
+    assert (numbers[[0, 1, 3], NORM] > 0).all()
+
+
+def test_a_mask_that_is_written_to_between_two_passes_of_a_step_is_looked_at_anew():
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    before = attention._identity(mask)
+    mask[0, 3] = False
+    assert attention._identity(mask) != before
+
+
+def test_a_module_that_runs_untuned_is_baked_as_it_runs():
+    model = OwnModel().eval()
+    model.attention.heads = 3  # it runs with 4
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    x = batch()
+    said = model(x)
+    torch.testing.assert_close(handle.bake()(x), said)
+
+
+def test_weights_that_are_computed_take_up_no_gains():
+    module = nn.MultiheadAttention(32, 4, batch_first=True)
+    nn.utils.parametrizations.orthogonal(module.out_proj)
+    handle = attached(module)
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match="no plain parameter"):
+        handle.bake()
 
 
 @pytest.mark.parametrize("model", models())

@@ -1,5 +1,6 @@
 """A policy server in Python decides for the real daemon."""
 
+import gc
 import logging
 import threading
 from contextlib import contextmanager
@@ -167,6 +168,14 @@ def test_an_endpoint_that_zeromq_cannot_use_is_refused_by_name():
         Server("carrier pigeon")
     with pytest.raises(ValueError, match="ATTUNE_KEYS"):
         Server("tcp://127.0.0.1:5555", keys="one key")
+
+
+def test_a_server_that_nobody_closed_ends_its_socket_before_its_context(tmp_path):
+    server = Server(f"ipc://{tmp_path}/nobody")
+    socket = server._socket
+    del server
+    gc.collect()
+    assert socket.closed
 
 
 def test_where_the_daemon_listens_is_found_as_the_daemon_finds_it(monkeypatch):

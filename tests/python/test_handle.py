@@ -426,6 +426,19 @@ def test_a_projection_that_does_not_hold_its_heads_cannot_be_baked():
         handle.bake()
 
 
+def test_what_cannot_be_baked_in_place_stays_tuned_as_it_was():
+    model = OwnModel()
+    model.attention.heads = 8
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="site 'attention' cannot be baked: a projection of 32"):
+        handle.bake_in_place()
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_a_projection_that_was_replaced_since_cannot_be_baked():
     model = OwnModel()
     handle = attached(model)

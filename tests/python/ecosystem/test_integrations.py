@@ -9,6 +9,7 @@ import torch
 from attune.integrations import huggingface, tensorboard
 from attune.integrations import lightning as in_lightning
 from attune.protocol import Bye, Hello, Observation, decode
+from attune.tuned import TunedModel
 from models import apply, attached, encoder, train, varied
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -86,7 +87,7 @@ def fit(folder, callback, steps=16, module=None, checkpoint=None, **options):
     trainer = lightning.Trainer(
         default_root_dir=folder,
         max_steps=steps,
-        callbacks=[callback],
+        callbacks=callback,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -170,11 +171,90 @@ def test_a_resumed_hugging_face_trainer_is_the_same_job_with_its_setting(tmp_pat
     trainer.add_callback(Act())
     trainer.train()
     second = huggingface.AttuneCallback()
+    seen = []
+
+    class Look(huggingface.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            seen.append(second.handle.setting)
+
     again = hugging_face(tmp_path, second, steps=8)
+    again.add_callback(Look())
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert second.handle.job.key == first.handle.job.key
     assert second.handle.steps == 8
-    assert second.handle.setting == varied(first.handle.sites)
+    assert seen == [varied(first.handle.sites)] * 4
+
+
+class TunedAtTheEnd(huggingface.TrainerCallback):
+    """Acts before the last step, and keeps what the model says behind it."""
+
+    def __init__(self, callback, rows):
+        self.callback, self.rows, self.said = callback, rows, None
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        if state.global_step == state.max_steps - 1:
+            apply(self.callback.handle, varied(self.callback.handle.sites))
+        elif state.global_step == state.max_steps:
+            self.said = logits(model, self.rows)
+
+
+def logits(model, rows):
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        said = model(input_ids=rows).logits
+    model.train(training)
+    return said
+
+
+def test_what_hugging_faces_trainer_saves_is_a_plain_model_that_says_what_the_tuned_one_said(
+    tmp_path, log
+):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = huggingface.AttuneCallback()
+    trainer = hugging_face(tmp_path, callback, steps=4)
+    tuned = TunedAtTheEnd(callback, rows)
+    trainer.add_callback(tuned)
+    trainer.train()
+    torch.testing.assert_close(logits(trainer.model, rows), tuned.said)
+    assert not [name for name in trainer.model.state_dict() if "attune" in name]
+    trainer.save_model(str(tmp_path / "saved"))
+    plain = GPT2LMHeadModel.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(logits(plain, rows), tuned.said)
+    torch.testing.assert_close(logits(callback.handle.bake(), rows), tuned.said)
+
+
+def test_the_best_checkpoint_is_saved_as_it_was_tuned(tmp_path, log):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = huggingface.AttuneCallback()
+    trainer = hugging_face(
+        tmp_path,
+        callback,
+        steps=4,
+        eval_strategy="steps",
+        eval_steps=4,
+        save_steps=4,
+        load_best_model_at_end=True,
+    )
+    tuned = TunedAtTheEnd(callback, rows)
+    trainer.add_callback(tuned)
+    trainer.train()
+    torch.testing.assert_close(logits(trainer.model, rows), tuned.said)
+
+
+def test_a_model_that_cannot_be_baked_keeps_its_tuning_and_says_so(tmp_path, log, monkeypatch):
+    def refuse(self, attached):
+        raise ValueError("site 'h.0' cannot be baked: its weights are quantized")
+
+    monkeypatch.setattr(TunedModel, "bake", refuse)
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = huggingface.AttuneCallback()
+    trainer = hugging_face(tmp_path, callback, steps=4)
+    tuned = TunedAtTheEnd(callback, rows)
+    trainer.add_callback(tuned)
+    with pytest.warns(RuntimeWarning, match="quantized; the model keeps its tuning"):
+        trainer.train()
+    torch.testing.assert_close(logits(trainer.model, rows), tuned.said)
 
 
 def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, log):
@@ -269,13 +349,49 @@ def test_a_resumed_lightning_trainer_is_the_same_job_with_its_setting(tmp_path, 
     trainer, _ = fit(tmp_path, first, steps=4, module=module)
     apply(first.handle, varied(first.handle.sites))
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    weights = torch.load(tmp_path / "saved.ckpt", weights_only=False)["state_dict"]
-    assert not [name for name in weights if "attune" in name]
+    trained = {name: weight.clone() for name, weight in module.named_parameters()}
+    found = {}
+
+    class Look(lightning.Callback):
+        def on_train_start(self, trainer, module):
+            found.update({name: one.detach().clone() for name, one in module.named_parameters()})
+
     second = in_lightning.AttuneCallback()
-    fit(tmp_path, second, steps=8, checkpoint=tmp_path / "saved.ckpt")
+    again = Module()
+    fit(tmp_path, [second, Look()], steps=8, module=again, checkpoint=tmp_path / "saved.ckpt")
+    assert all(torch.equal(found[name], weight) for name, weight in trained.items())
     assert second.handle.job.key == first.handle.job.key
     assert second.handle.steps == 8
     assert second.handle.setting == varied(first.handle.sites)
+
+
+def test_a_lightning_checkpoint_loads_into_a_plain_module_that_says_what_the_tuned_one_said(
+    tmp_path, log
+):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = in_lightning.AttuneCallback()
+    trainer, module = fit(tmp_path, callback, steps=4)
+    apply(callback.handle, varied(callback.handle.sites))
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    plain = Module.load_from_checkpoint(tmp_path / "saved.ckpt", weights_only=False)
+    torch.testing.assert_close(logits(plain.model, rows), logits(module.model, rows))
+
+
+def test_a_lightning_module_that_cannot_be_baked_is_saved_untuned_and_that_is_said(
+    tmp_path, log, monkeypatch
+):
+    callback = in_lightning.AttuneCallback()
+    trainer, module = fit(tmp_path, callback, steps=4)
+    apply(callback.handle, varied(callback.handle.sites))
+
+    def refuse(self, attached):
+        raise ValueError("site 'h.0' cannot be baked: its weights are quantized")
+
+    monkeypatch.setattr(TunedModel, "bake", refuse)
+    with pytest.warns(RuntimeWarning, match="quantized; its checkpoints have the weights without"):
+        trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    weights = torch.load(tmp_path / "saved.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.equal(weights[name], one) for name, one in module.named_parameters())
 
 
 def test_a_lightning_checkpoint_that_is_only_tested_is_tested_as_it_was_tuned(tmp_path, log):
@@ -284,10 +400,13 @@ def test_a_lightning_checkpoint_that_is_only_tested_is_tested_as_it_was_tuned(tm
     handle = callback.handle
     apply(handle, varied(handle.sites))
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    texts = torch.stack([row["input_ids"] for row in sentences(4)])
+    said = logits(module.model, texts)
     apply(handle, attune.Setting.neutral(8))
     rows = DataLoader(sentences(), 4)
     trainer.validate(module, rows, ckpt_path=tmp_path / "saved.ckpt", verbose=False)
     assert handle.setting == varied(handle.sites)
+    torch.testing.assert_close(logits(module.model, texts), said)
     # What was looked at is not gone on from.
     trainer.fit_loop.epoch_loop.max_steps = 8
     trainer.fit(module, rows, rows)

@@ -24,6 +24,8 @@ from transformers import (
     Gemma2Model,
     GPT2Config,
     GPT2Model,
+    GPTBigCodeConfig,
+    GPTBigCodeModel,
     LlamaConfig,
     LlamaModel,
     OlmoConfig,
@@ -289,6 +291,48 @@ def test_a_cap_that_the_kernel_leaves_out_is_not_measured():
             tuning, function, torch.nn.Module(), x, x, x, None, (), {"softcap": 0.5}
         )
     assert caps == [0.0, 0.5]
+
+
+def test_what_is_normalised_behind_the_heads_takes_up_no_gains_when_baked():
+    bitnet = pytest.importorskip("transformers.models.bitnet")
+    model = bitnet.BitNetModel(bitnet.BitNetConfig(vocab_size=99, intermediate_size=64, **SMALL))
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match=r"normalises \(attn_sub_norm\) what its heads give"):
+        handle.bake()
+    handle.remove()
+
+
+@pytest.mark.parametrize("multi_query", [True, False])
+def test_queries_that_lie_among_keys_and_values_take_up_no_scales_when_baked(multi_query):
+    config = GPTBigCodeConfig(
+        vocab_size=99, n_embd=32, n_head=4, n_layer=1, n_positions=32, multi_query=multi_query
+    )
+    model = GPTBigCodeModel(config).eval()
+    if not calls_interface(model.h[0].attn):
+        pytest.skip("this version has an attention class of its own here")
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    if multi_query:
+        with torch.no_grad():
+            said = model(input_ids=IDS).last_hidden_state
+            baked = handle.bake()(input_ids=IDS).last_hidden_state
+        torch.testing.assert_close(baked, said, atol=1e-5, rtol=1e-5)
+    else:
+        with pytest.raises(ValueError, match="has its queries among keys and values"):
+            handle.bake()
+    handle.remove()
+
+
+def test_queries_that_meet_a_bias_of_the_modules_own_take_up_no_scales_when_baked():
+    model, _ = llama()
+    for layer in model.layers:
+        layer.self_attn.bias_u = torch.nn.Parameter(torch.zeros(4, 8))
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match=r"parameters of its own \(bias_u\)"):
+        handle.bake()
+    handle.remove()
 
 
 def test_queries_that_are_clipped_take_up_no_scales_when_baked():

@@ -135,15 +135,17 @@ class Tuning(nn.Module):
         super().__init__()
         self.site = site
         heads = site.heads
-        self.register_buffer("scale", torch.ones(heads, device=device))
-        self.register_buffer("gain", torch.ones(heads, device=device))
+        # Whatever the process's default: a setting in half would be another.
+        real: Any = {"dtype": torch.float32, "device": device}
+        self.register_buffer("scale", torch.ones(heads, **real))
+        self.register_buffer("gain", torch.ones(heads, **real))
         self.register_buffer("active", torch.ones(heads, dtype=torch.uint8, device=device))
         # The numbers of the heads in a measured step, and where to measure: uniform draws.
-        self._scratch("measured", torch.zeros(heads, measure.COLUMNS, device=device))
-        self._scratch("draws", torch.zeros(measure.ROWS + measure.SEQUENCES, device=device))
+        self._scratch("measured", torch.zeros(heads, measure.COLUMNS, **real))
+        self._scratch("draws", torch.zeros(measure.ROWS + measure.SEQUENCES, **real))
         # No buffer: compiled code takes the shapes of buffers for constant.
         self.index = torch.arange(heads, device=device)
-        self.leaf = torch.ones(heads, device=device, requires_grad=True)
+        self.leaf = torch.ones(heads, **real, requires_grad=True)
         self.measuring = False
         # Whether compiled code has to expect skipped heads: once set, it stays.
         self.skips = False
@@ -154,6 +156,7 @@ class Tuning(nn.Module):
         self.neutral_where_absent = False
         self.shared = Shared()  # of a measured step
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
+        self.untuned = False  # it was left out: what is set has no effect
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
         self._plan = Plan(None, None, None)
         self._seen: tuple[object, ...] = ()
@@ -212,8 +215,8 @@ class Tuning(nn.Module):
         if fault:
             raise ValueError(fault)
         with torch.no_grad():
-            self.scale.copy_(torch.tensor(part.scale.tolist()))
-            self.gain.copy_(torch.tensor(part.gain.tolist()))
+            self.scale.copy_(torch.tensor(part.scale.tolist(), dtype=torch.float32))
+            self.gain.copy_(torch.tensor(part.gain.tolist(), dtype=torch.float32))
             self.active.copy_(torch.tensor(list(part.active), dtype=torch.uint8))
         self.plan()
 
@@ -285,6 +288,7 @@ class Tuning(nn.Module):
 
     def leave_out(self, why: str) -> None:
         """Notes, once, why this site is run untuned: in words that follow the site's name."""
+        self.untuned = True
         if self.fault is None:
             self.fault = f"{why}; it runs untuned"
 
@@ -388,6 +392,7 @@ class Tuning(nn.Module):
     def keep(self, found: Tensor, index: Tensor) -> None:
         """Takes the numbers of the heads that a pass has computed, [heads computed, COLUMNS]."""
         with torch.no_grad():
+            found = found.to(self.measured.dtype)  # of a model in double precision, say
             if self.skips or self.uncut:
                 self.measured.index_copy_(0, index, found)
             else:
@@ -407,7 +412,7 @@ class Tuning(nn.Module):
         first = min(length - 1, 15 if length >= 16 else 1) if self.site.causal else 0
         views = None if _compiling() else self.shared.views
         if views is not None:
-            at = None if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+            at = None if mask is None else _identity(mask)
             what = (self.draws.device, at, causal, softcap, first, batch, length, keys)
             if what in views:
                 return views[what][1]
@@ -465,13 +470,24 @@ class Tuning(nn.Module):
             query = query * plan.scale.to(query.dtype)
         output = kernel(query, key, value, mask)
         if plan.gain is not None:
-            output = output * plan.gain.to(output.dtype)
+            output = self.weigh(output, plan.gain)
         if timed:
             self.took(time.process_time() - start)
         self.record(query, key, output, scaling, mask, causal)
         if plan.active is None:
             return output
         return self.restore(output, plan.active, 1)
+
+    @staticmethod
+    def weigh(output: Tensor, gain: Tensor) -> Tensor:
+        """The heads' outputs times their gains.
+
+        Where nothing is learned of the outputs the gains of a measured step (which are) would make
+        the whole model behind them keep what a backward pass needs: their gradient is 0 then.
+        """
+        if not output.requires_grad:
+            gain = gain.detach()
+        return output * gain.to(output.dtype)
 
     def cut_mask(self, mask: Tensor | None, index: Tensor) -> Tensor | None:
         """The mask of the active heads; as it is where all share it, or where it is no tensor."""
@@ -512,6 +528,12 @@ def take_numbers(tunings: Sequence[Tuning], loss_scale: float = 1.0) -> Tensor:
     slope = torch.cat([slope.to(device) for slope in slopes])
     result[:, measure.IMPORTANCE] = slope * result[:, -1].clamp(0, 1) / loss_scale
     return result
+
+
+def _identity(mask: Tensor) -> tuple[object, ...]:
+    """What tells a mask from another, and from itself before it was written to."""
+    version = 0 if mask.is_inference() else mask._version
+    return mask.data_ptr(), version, mask.dtype, mask.shape, mask.stride()
 
 
 def _to_floats(buffer: Tensor) -> Floats:

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
+
 import zmq
 
 from attune.protocol import MAX_FRAME_BYTES
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+def end_with(owner: object, context: Context, socket: zmq.Socket[bytes]) -> None:
+    """Ends both once `owner` is gone, where nobody has before.
+
+    A context that is collected before its socket would wait for the socket's end for ever.
+    """
+    weakref.finalize(owner, _end, context, socket)
+
+
+def _end(context: Context, socket: zmq.Socket[bytes]) -> None:
+    socket.close(linger=0)
+    context.term()
 
 
 def connect(socket: zmq.Socket[bytes], endpoint: str, keys: str) -> None:

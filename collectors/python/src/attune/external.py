@@ -25,7 +25,7 @@ from types import TracebackType
 import zmq
 
 from attune import paths
-from attune.dealer import connect
+from attune.dealer import connect, end_with
 from attune.decisions import (
     KEEP_SCALE,
     SCALE_FACTORS,
@@ -96,6 +96,7 @@ class Server:
         self._next_serve = time.monotonic()
         self._context = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
+        end_with(self, self._context, self._socket)
         try:
             keys = os.environ.get("ATTUNE_KEYS", "") if keys is None else keys
             connect(self._socket, self.endpoint, keys)

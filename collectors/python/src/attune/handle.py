@@ -82,8 +82,7 @@ class Handle:
         self._random = random.Random(self._job.seed)
         self._step = int(state["step"]) if state is not None else 0
         self._compute_seconds = float(state["compute_seconds"]) if state is not None else 0.0
-        self._started: float | None = time.process_time()
-        self._born = time.monotonic()
+        self._started = time.process_time()
         self._measure_every = MEASURE_EVERY_AT_FIRST
         self._measuring = False
         self._loss_sum: float | Tensor = 0.0  # since the last observation
@@ -166,7 +165,7 @@ class Handle:
             loss: The step's training loss in nats, NaN included; a tensor is read at measured steps
                 only, one of several numbers counts by their mean.
             loss_scale: What the loss was multiplied by before its backward pass
-                (`GradScaler.get_scale()`).
+                (`GradScaler.get_scale()` before the step's `update()`).
 
         Returns:
             Whether the setting changed.
@@ -186,8 +185,7 @@ class Handle:
         except Exception as error:
             self._warn(f"{type(error).__name__}: {error}; training goes on")
         now = time.process_time()
-        if self._started is not None:
-            self._compute_seconds += now - self._started
+        self._compute_seconds += now - self._started
         self._started = now
         return changed
 
@@ -228,7 +226,11 @@ class Handle:
         self._pass_on_complaint()
 
     def remove(self) -> None:
-        """Restores the model exactly as it was before `attach`, and finishes where nobody did."""
+        """Takes attune out of the model, without what it has tuned; an unfinished job has failed.
+
+        Heads that were skipped take part again, with the weights that they have: the outputs are
+        not those of the tuned model. `bake` and `bake_in_place` keep them.
+        """
         if self._removed:
             return
         self.finish(outcome=Outcome.FINISHED if self._finished else Outcome.FAILED)
@@ -246,6 +248,21 @@ class Handle:
             ValueError: Where a module has no weights that could take it up, naming the module.
         """
         return self._tuned.bake(attached=not self._removed)
+
+    def bake_in_place(self) -> None:
+        """As `bake`, but it is the model itself that knows nothing of attune any more.
+
+        The setting is neutral from here on, and a job that nobody has finished has failed. For a
+        moment the weights are there twice.
+
+        Raises:
+            ValueError: As `bake`; the model is left as it was.
+        """
+        if self._removed:
+            return
+        self._tuned.bake_in_place()
+        self.finish(outcome=Outcome.FAILED)  # as `remove`, where nobody did
+        self._removed = True
 
     def __enter__(self) -> Handle:
         return self
@@ -326,7 +343,7 @@ class Handle:
     def _report_measured(
         self, action: ActionRequest | None, loss_scale: float
     ) -> distributed.Exchange:
-        seconds = time.process_time() - (self._started or 0.0)
+        seconds = time.process_time() - self._started
         numbers = self._tuned.take_numbers(loss_scale)
         forward = sum(place.tuning.seconds for place in self._tuned.places)
         told = distributed.exchange(
@@ -386,7 +403,7 @@ class Handle:
         numbers = numbers.cpu().clone()
         importance = numbers[:, measure.IMPORTANCE].abs()
         # Half precision overflows there first; the rest of what such a head measured is sound.
-        before = torch.tensor(self._last_numbers)[:, measure.IMPORTANCE]
+        before = torch.tensor(self._last_numbers, device="cpu")[:, measure.IMPORTANCE]
         numbers[:, measure.IMPORTANCE] = torch.where(importance.isfinite(), importance, before)
         overflown: list[bool] = (~importance.isfinite()).tolist()
         rows: list[list[float]] = numbers.tolist()

@@ -225,7 +225,9 @@ def _numbers(query: Tensor, key: Tensor, norms: Tensor, view: View) -> Tensor:
     units = (p / p.norm(dim=-1, keepdim=True).clamp_min(1e-20)).transpose(2, 3)
     shared = view.weight.expand(p.shape[1:4]).transpose(1, 2).unsqueeze(-1)
     cosines = (torch.matmul(units, units.transpose(-2, -1)) * shared).sum((1, 2))
-    cosines = cosines * (1 - torch.eye(cosines.shape[-1], device=cosines.device))
+    cosines = cosines * (
+        1 - torch.eye(cosines.shape[-1], dtype=cosines.dtype, device=cosines.device)
+    )
 
     profile = p.new_zeros((*p.shape[:4], PROFILE_BINS))
     profile = profile.scatter_add_(4, view.bins.expand(p.shape), p)

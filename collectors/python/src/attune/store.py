@@ -106,11 +106,13 @@ class History:
             ).fetchall()
         if not sites:
             raise HistoryError(f"{self.path} has no job {job}; see attune jobs")
-        columns = {step: _column(metric, active, values) for step, active, values in windows}
-        index = [(name, head) for name, heads in sites for head in range(heads)]
+        heads_of_sites = [(name, head) for name, heads in sites for head in range(heads)]
+        # A job that went on from a checkpoint has windows that end at the same step.
         return pandas.DataFrame(
-            columns, index=pandas.MultiIndex.from_tuples(index, names=["site", "head"])
-        ).rename_axis(columns="step")
+            [_column(metric, active, values) for _, active, values in windows],
+            index=pandas.Index([step for step, _, _ in windows], name="step"),
+            columns=pandas.MultiIndex.from_tuples(heads_of_sites, names=["site", "head"]),
+        ).T
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pd.DataFrame:
         """The answer to a question of your own, in SQLite's dialect.

@@ -105,6 +105,11 @@ class TunedModel:
         """What is tuned."""
         return tuple(place.tuning.site for place in self.places)
 
+    @property
+    def heads(self) -> int:
+        """Of all sites."""
+        return sum(site.heads for site in self.sites)
+
     def attach(self) -> None:
         """Lets the modules' forward passes through their tunings."""
         self.places = [
@@ -218,7 +223,7 @@ class TunedModel:
                 self.attach()
         modules = dict(plain.named_modules())
         for place, part, is_kept in zip(self.places, self._parts(setting), kept, strict=True):
-            if not is_kept:
+            if not is_kept or place.tuning.untuned:
                 continue
             try:
                 _expect_projections(modules[place.name], part, modules)
@@ -227,6 +232,21 @@ class TunedModel:
                 site = place.tuning.site.name
                 raise ValueError(f"site '{site}' cannot be baked: {error}") from None
         return plain
+
+    def bake_in_place(self) -> None:
+        """Takes the tunings out of the model, whose own weights compute the same from here on.
+
+        Raises:
+            ValueError: As `bake`; the model is left as it was.
+        """
+        plain = self.bake(attached=True)
+        self.detach()
+        with torch.no_grad():
+            for weight, baked in zip(self.model.parameters(), plain.parameters(), strict=True):
+                weight.copy_(baked)
+        for place, part in zip(self.places, self._parts(Setting.neutral(self.heads)), strict=True):
+            place.tuning.apply_setting(part)
+        self.setting = self.read()
 
     def _parts(self, setting: Setting) -> list[Setting]:
         """The setting of each site."""

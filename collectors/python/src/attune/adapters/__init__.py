@@ -92,7 +92,6 @@ def fold(
     head_width: int,
     *,
     inputs: bool = False,
-    first: int = 0,
 ) -> None:
     """Multiplies the part of a projection that belongs to each head by the head's factor.
 
@@ -101,7 +100,6 @@ def fold(
         factors: One for each head.
         head_width: Outputs (or inputs) of one head.
         inputs: Whether heads lie along the inputs: the output projection.
-        first: The first output (or input) of head 0.
 
     Raises:
         ValueError: Where it is neither, its weight is no plain parameter, or it is too small.
@@ -114,24 +112,26 @@ def fold(
             f"{type(linear).__name__} is no plain Linear or Conv1D; merge adapters, remove "
             "parametrizations and quantization first"
         )
-    fold_weight(weight, factors, head_width, inputs != transposed, first)
-    if isinstance(bias, torch.Tensor) and not inputs:
-        fold_weight(bias, factors, head_width, False, first)
+    fold_weight(weight, factors, head_width, inputs != transposed)
+    if bias is not None and not inputs:
+        fold_weight(bias, factors, head_width, False)
 
 
 def fold_weight(
-    weight: torch.Tensor, factors: Sequence[float], head_width: int, columns: bool, first: int = 0
+    weight: torch.Tensor, factors: Sequence[float], head_width: int, columns: bool
 ) -> None:
     """As `fold`, on a weight [outputs, inputs] or bias [outputs]; `columns`: along the inputs."""
+    if not isinstance(weight, nn.Parameter):  # what is computed anew each time takes nothing up
+        raise ValueError("a weight is no plain parameter; remove parametrizations first")
     factor = torch.tensor(list(factors), device=weight.device).repeat_interleave(head_width)
     along = 1 if columns else 0
-    if weight.shape[along] < first + factor.numel():
+    if weight.shape[along] < factor.numel():
         raise ValueError(
             f"a projection of {weight.shape[along]} does not hold {len(factors)} heads of "
             f"{head_width}"
         )
     with torch.no_grad():
-        part = weight.narrow(along, first, factor.numel())
+        part = weight.narrow(along, 0, factor.numel())
         rest = weight.dim() - 1
         part.mul_(factor if columns else factor.view(-1, *[1] * rest))
 

@@ -21,6 +21,10 @@ class Attention(nn.Module):
         …
         y = self.attention(q, k, v, is_causal=True)
 
+    `Handle.bake` can fold only into projections from which, and to which, heads come unchanged:
+    between `query`, this module and `output` they may be turned (RoPE) or reshaped, not normalised,
+    clipped or added to. Where they are, leave that projection out: `bake` refuses then.
+
     Args:
         heads: Of the queries, 1 to 1,024.
         head_width: Dimensions of one head.

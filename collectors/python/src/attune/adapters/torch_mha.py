@@ -50,7 +50,7 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
         dropout = self.dropout if self.training else 0.0
         heads, weights = _attend(q, k, v, None if causal else mask, causal, dropout, need_weights)
         if gain is not None:
-            heads = heads * gain.to(heads.dtype)
+            heads = tuning.weigh(heads, gain)
         output = self._merge(heads, index)
         if timed:
             tuning.took(time.process_time() - start)

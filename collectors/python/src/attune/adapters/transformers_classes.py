@@ -136,7 +136,7 @@ class _View:
         """[batch, queries, A × width] → [batch, queries, heads × width], with the gains."""
         parts = self._split(flat)
         if self._plan.gain is not None:
-            parts = parts * self._plan.gain.squeeze(-1).to(parts.dtype)
+            parts = self._tuning.weigh(parts, self._plan.gain.squeeze(-1))
         self.outputs = parts.transpose(1, 2)
         if self._plan.active is not None:
             parts = self._tuning.restore(parts, self._plan.active, 2)

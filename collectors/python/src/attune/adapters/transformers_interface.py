@@ -27,6 +27,10 @@ _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _EAGER = "eager_attention_forward"
 # Of the queries, in one file or another: what is folded into their projection it takes out again.
 _QUERY_NORM = re.compile("(q|qk|query)_?(layer_?)?norm")
+# Before the kernel; any other norm may stand between the heads and their output projection.
+_NORM_BEFORE = re.compile("(q|k|v|qk|kv|query|key|value)_?.*")
+# Parameters of a module's own that its kernel reads beside the logits, not added to the queries.
+_BESIDE_LOGITS = ("sinks",)
 
 # Arguments of a kernel that hide keys in a way that the measurement does not know.
 _PACKED, _WINDOW = "cu_seq_lens_q", "sliding_window"
@@ -106,7 +110,7 @@ def _attend(
         query = query * plan.scale.to(query.dtype)
     output, weights = function(caller, query, key, value, mask, *args, **kwargs)
     if plan.gain is not None:
-        output = output * plan.gain.squeeze(-1).to(output.dtype)  # [batch, queries, A, width]
+        output = tuning.weigh(output, plan.gain.squeeze(-1))  # [batch, queries, A, width]
     if timed:
         tuning.took(time.process_time() - start)
     if tuning.measuring and tuning.training:
@@ -310,14 +314,34 @@ class TransformersInterface:
                 raise ValueError(
                     f"{type(module).__name__} clips its queries: no weight can take up scales"
                 )
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            own = [name for name in own if name not in _BESIDE_LOGITS]
+            if own:
+                raise ValueError(
+                    f"{type(module).__name__} has parameters of its own ({', '.join(own)}) that "
+                    "its queries may meet behind their projection"
+                )
             if query is not _child(module, "c_attn", "qkv"):
                 _expect(query, heads, width, inputs=False)
+            elif query is _child(module, "c_attn") and not _has_queries_first(module, query):
+                raise ValueError(f"{type(module).__name__} has its queries among keys and values")
             fold(query, setting.scale, width)
         gains = outputs_of(setting)
         if all(gain == 1 for gain in gains):
             return
         output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin")
         value = _child(module, "v_proj", "value", "v", "v_lin")
+        norms = [name for name, child in module.named_children() if _is_norm(child)]
+        between = [
+            name
+            for name in norms
+            if not _NORM_BEFORE.fullmatch(name) or (output is None and name.startswith("v"))
+        ]
+        if between:
+            raise ValueError(
+                f"{type(module).__name__} normalises ({', '.join(between)}) what its heads give: "
+                "no weight can take up gains"
+            )
         if output is not None:
             _expect(output, heads, width, inputs=True)
             fold(output, gains, width, inputs=True)
@@ -367,6 +391,15 @@ def _child(module: nn.Module, *names: str) -> nn.Module | None:
         if isinstance(child, nn.Module):
             return child
     return None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _has_queries_first(module: nn.Module, projection: nn.Module) -> bool:
+    """GPT-2's has all queries, then keys, then values; GPTBigCode's has them by the head."""
+    return type(projection).__name__ == "Conv1D" or bool(getattr(module, "multi_query", False))
 
 
 def _outputs(projection: nn.Module) -> int:

@@ -1,16 +1,16 @@
 """attune in a Hugging Face `Trainer`.
 
-trainer = Trainer(model, args, ..., callbacks=[AttuneCallback(name="my-run", fresh=True)])
+trainer = Trainer(model, args, ..., callbacks=[AttuneCallback(name="my-run")])
 trainer.train()
-plain = callback.handle.bake()
+trainer.save_model()  # a plain model with the outputs of the tuned one
 
-Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
-
-`fresh`: nobody has trained this model. Leave it out for others.
+Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set. `fresh=True` where the
+model is trained from scratch.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ class AttuneCallback(TrainerCallback, ExportableState):
     The budget is the Trainer's number of optimiser steps. The training loss is the one that the
     model's output carries (`outputs.loss`), over all batches of a step. The last `eval_loss` is
     the job's validation loss. A checkpoint of the Trainer keeps the job's key, step and setting.
+    When the training has ended the tuning is folded into the model's own weights, so that what
+    `save_model` writes is what was trained. (A checkpoint from before is one to go on from: its
+    weights are not folded, and `from_pretrained` leaves its tuning unread.)
 
     Args:
         name: Of the job, for people.
@@ -133,10 +136,20 @@ class AttuneCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Says how it ended."""
+        """Says how it ended, and leaves a plain model."""
         self._losses.leave()
-        if self.handle is not None:
-            self.handle.finish(self._validation_loss)
+        if self.handle is None:
+            return
+        self.handle.finish(self._validation_loss)
+        try:
+            self.handle.bake_in_place()
+        except Exception as error:
+            warnings.warn(
+                f"attune: {error}; the model keeps its tuning, and what save_model writes computes "
+                "something else",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def state(self) -> dict[str, Any]:
         """What the Trainer keeps in its checkpoints."""

@@ -1,13 +1,12 @@
 """attune in a Lightning `Trainer`.
 
-callback = AttuneCallback(name="my-run", fresh=True)
+callback = AttuneCallback(name="my-run")
 trainer = L.Trainer(max_steps=10_000, callbacks=[callback])
 trainer.fit(module, data)
 plain = callback.handle.bake()
 
-Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set.
-
-`fresh`: nobody has trained this model. Leave it out for others.
+Run it under `attune run -- python train.py`, or with ATTUNE_ENDPOINT set. `fresh=True` where the
+module is trained from scratch.
 """
 
 from __future__ import annotations
@@ -24,15 +23,19 @@ from attune.adapters import NAME
 from attune.handle import Handle, attach
 from attune.values import Budget, Outcome, Setting, floats
 
+_UNFOLDED = "attune_unfolded"  # in a checkpoint: the weights before the tuning was folded in
+
 
 class AttuneCallback(Callback):
     """Tunes the module while the Trainer fits it.
 
     The budget is the Trainer's number of optimiser steps; one that has none (`max_epochs=-1`)
     needs `budget`. The training loss is what `training_step` returns, over all batches of a step.
-    Checkpoints hold the plain weights; the job's key, step and setting are in the callback's own
-    state, so that they load anywhere. (Lightning asks no callback where `save_weights_only` is set:
-    such a checkpoint has the tuning's buffers too.)
+    Checkpoints hold the weights of the plain module with the outputs of the tuned one, so that they
+    load anywhere; what it takes to go on (the job's key, step and setting, and the weights that the
+    tuning is folded into as they were) stands beside them. (Lightning asks no callback where
+    `save_weights_only` is set: such a checkpoint has the weights unfolded and the buffers of the
+    tuning, which a plain module refuses.)
 
     Args:
         name: Of the job, for people.
@@ -161,10 +164,24 @@ class AttuneCallback(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Leaves the tuning out of the weights: it is in the callback's state."""
+        """Folds the tuning into the weights; what they were before is kept beside them."""
         weights = checkpoint["state_dict"]
         for name in [name for name in weights if f".{NAME}." in f".{name}"]:
             del weights[name]
+        if self.handle is None:
+            return
+        try:
+            baked = self.handle.bake().state_dict()
+            changed = [name for name in baked if not torch.equal(weights[name], baked[name])]
+        except Exception as error:
+            warnings.warn(
+                f"attune: {error}; its checkpoints have the weights without the tuning",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        checkpoint[_UNFOLDED] = {name: weights[name] for name in changed}
+        weights.update({name: baked[name] for name in changed})
 
     def state_dict(self) -> dict[str, Any]:
         """What the checkpoint keeps of the job."""
@@ -173,8 +190,11 @@ class AttuneCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Comes between the weights and `load_state_dict`."""
+        """Comes between the weights and `load_state_dict`: who tunes has them unfolded."""
         self._fits = trainer.state.fn == TrainerFn.FITTING
+        unfolded = checkpoint.get(_UNFOLDED)
+        if unfolded and (self._fits or self.handle is not None):
+            pl_module.load_state_dict(unfolded, strict=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Comes before `on_train_start`; or the weights are only looked at, tuned as they were."""
