@@ -51,6 +51,7 @@ std::string RandomKey() {
 ProbeOptions Reporting(const AttachOptions& options) {
   const std::string mode = FromEnvironment("ATTUNE_MODE");
   ProbeOptions reporting;
+  reporting.step = options.steps;
   if (mode == "off") return reporting;
   if (mode == "offline") {
     const std::string directory = FromEnvironment("ATTUNE_DIR");

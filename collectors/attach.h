@@ -46,8 +46,9 @@ struct AttachOptions {
   std::uint64_t steps = 0;
   double compute_seconds = 0;
   // Empty: from the environment, ATTUNE_ENDPOINT (else no daemon) and ATTUNE_JOB (else a random
-  // key). ATTUNE_MODE=off: no daemon, whatever else is said; ATTUNE_MODE=offline: a log in
-  // ATTUNE_DIR (else ./attune) for `attune import`.
+  // key). From there alone: ATTUNE_POLICY, who is to decide; ATTUNE_KEYS for tcp endpoints;
+  // ATTUNE_MODE=off: no daemon, whatever else is said; ATTUNE_MODE=offline: a log in ATTUNE_DIR
+  // (else ./attune) for `attune import`.
   std::string endpoint;
   std::string key;
   // Seconds that never fall, by which compute is counted; empty: processor seconds of the whole
@@ -73,7 +74,8 @@ class Handle {
   // After the optimiser: the safe point. `loss` is the step's training loss in nats, NaN included.
   // Returns whether an action changed the setting. Where the model has another one than it had
   // after the step before, as from a checkpoint, that is told to the daemon. Throws
-  // std::logic_error without StartStep before it.
+  // std::logic_error without StartStep before it, std::invalid_argument where the setting that was
+  // loaded cannot be.
   bool Step(double loss);
   // Seconds of the clock between the two calls, attune's own work in them included; what runs
   // outside them, such as evaluation, does not count. With those before it in a run that goes on.

@@ -79,6 +79,23 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
   return numbers;
 }
 
+// Of all rows, for each of the last dimension: [width], in float32.
+torch::Tensor SumOfProducts(const torch::Tensor& one, const torch::Tensor& other) {
+  // Some rows at a time: their sums stay in the processor's cache.
+  constexpr std::int64_t kRows = 64;
+  const torch::Tensor rows = one.flatten(0, -2);
+  const torch::Tensor other_rows = other.flatten(0, -2);
+  torch::Tensor sums = torch::zeros({kRows, rows.size(1)}, one.options().dtype(torch::kFloat32));
+  for (std::int64_t row = 0; row < rows.size(0); row += kRows) {
+    const std::int64_t count = std::min(kRows, rows.size(0) - row);
+    const auto part = [&](const torch::Tensor& x) {
+      return x.narrow(0, row, count).to(torch::kFloat32);
+    };
+    sums.narrow(0, 0, count).addcmul_(part(rows), part(other_rows));
+  }
+  return sums.sum(0);
+}
+
 // Lets backward() add ∂loss/∂gain of every head to `slope`, [heads], through one factor of the last
 // product, [rows, heads × head_width]: the heads' outputs or what projects them. As the gain
 // multiplies a head's columns, its slope is their sum of `ungained`, the factor without it, times
@@ -90,21 +107,12 @@ torch::Tensor MeasureImportance(const torch::Tensor& factor, const torch::Tensor
       factor.requires_grad() ? factor.view_as(factor) : factor.detach().requires_grad_(true);
   of_pass.register_hook([slope, heads, values = ungained.detach()](const torch::Tensor& gradient) {
     const torch::NoGradGuard no_grad;
-    // Some rows at a time: their sums stay in the processor's cache.
-    constexpr std::int64_t kRows = 64;
-    const torch::Tensor of_rows = gradient.flatten(0, -2);
-    const torch::Tensor value_rows = values.flatten(0, -2);
-    torch::Tensor sums =
-        torch::zeros({kRows, of_rows.size(1)}, gradient.options().dtype(torch::kFloat32));
-    for (std::int64_t row = 0; row < of_rows.size(0); row += kRows) {
-      const std::int64_t count = std::min(kRows, of_rows.size(0) - row);
-      const auto part = [&](const torch::Tensor& x) {
-        return x.narrow(0, row, count).to(torch::kFloat32);
-      };
-      sums.narrow(0, 0, count).addcmul_(part(of_rows), part(value_rows));
+    try {
+      const torch::Tensor now = SumOfProducts(gradient, values).view({heads, -1}).sum(-1);
+      *slope = slope->defined() ? *slope + now : now;
+    } catch (const c10::Error&) {
+      // No room on its device: this pass is left out, and the backward pass goes on.
     }
-    const torch::Tensor now = sums.sum(0).view({heads, -1}).sum(-1);
-    *slope = slope->defined() ? *slope + now : now;
   });
   return of_pass;
 }

@@ -60,10 +60,10 @@ void RequireFaultless(const Hello& hello) {
 
 // The offline job's file. Every record is written at once, so that a killed trainer loses none.
 struct Probe::Log {
-  Log(const std::filesystem::path& directory, JobSpec spec, Setting setting)
-      : hello{.job = std::move(spec), .setting = std::move(setting)} {
+  Log(const ProbeOptions& options, JobSpec spec, Setting setting)
+      : hello{.job = std::move(spec), .setting = std::move(setting), .step = options.step} {
     RequireFaultless(hello);
-    Open(directory);
+    Open(options.directory);
     if (descriptor < 0) return;
     const double started =
         std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -150,7 +150,7 @@ struct Probe::Line {
   Line(const ProbeOptions& options, JobSpec spec, Setting setting)
       : endpoint(options.endpoint),
         farewell(std::clamp(options.farewell_seconds, 0.0, 3600.0)),
-        hello{.job = std::move(spec), .setting = std::move(setting)} {
+        hello{.job = std::move(spec), .setting = std::move(setting), .step = options.step} {
     RequireFaultless(hello);
     socket.set(zmq::sockopt::immediate, true);
     socket.set(zmq::sockopt::sndhwm, kQueuedMessages);
@@ -414,7 +414,7 @@ struct Probe::Line {
 
 Probe::Probe(const ProbeOptions& options, JobSpec job, Setting setting) {
   if (!options.directory.empty()) {
-    log_ = std::make_unique<Log>(options.directory, std::move(job), std::move(setting));
+    log_ = std::make_unique<Log>(options, std::move(job), std::move(setting));
     return;
   }
   if (options.endpoint.empty()) return;

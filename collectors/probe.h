@@ -1,4 +1,5 @@
-// A trainer's line to the daemon: waits before the first step alone, never throws once it is made.
+// A trainer's line to the daemon: waits before the first step and at the end alone, never throws
+// once it is made.
 //
 // One DEALER socket, used from the trainer's thread alone. When the daemon is away, stopped or
 // slow, observations are dropped and counted, and training goes on with its present setting.
@@ -26,6 +27,7 @@ struct ProbeOptions {
   // Offline where it is not empty, whatever the endpoint: the folder for the job's log, made where
   // it is missing. A log that cannot be written is told to TakeError once, and given up.
   std::filesystem::path directory = {};
+  std::uint64_t step = 0;  // where a run that goes on from a checkpoint stands
   // Of a tcp endpoint: the daemon's public key, the trainers' public and secret key, in Z85 with
   // spaces between (CURVE). As ATTUNE_KEYS has them.
   std::string keys = {};
