@@ -35,7 +35,12 @@ attuned by itself. TERM and INT stop it cleanly, HUP reads the configuration ane
 configuration file has lines `name = value` with the names of the flags below; a flag overrides
 the file. Exit status: 0 stopped, 2 wrong usage, 3 failure.
 
-Flags:
+Examples:
+  attuned --policy keep                      watch all jobs, change none
+  attuned --learn false                      with the network as it comes
+  attuned --listen tcp://0.0.0.0:7500        also for trainers on other hosts
+
+Flags (--NAME VALUE or --NAME=VALUE):
   --config FILE          configuration (default: {})
   --version              version
   --help                 this text
@@ -131,7 +136,14 @@ int main(int argc, char** argv) {
   try {
     const CommandLine command_line = Split(arguments);
     const auto read_options = [&] {
-      return attune::ParseOptions(command_line.flags, command_line.configuration);
+      auto read = attune::ParseOptions(command_line.flags, command_line.configuration);
+      if (read.silence < 2 * read.heartbeat) {
+        throw attune::OptionsError(fmt::format(
+            "a job that says so every {} s would be lost after a silence of {} s; make silence at "
+            "least twice the heartbeat",
+            read.heartbeat, read.silence));
+      }
+      return read;
     };
     const attune::Options options = read_options();
     const attune::Paths paths = attune::Paths::Find(options);

@@ -32,6 +32,8 @@ class Child {
   [[nodiscard]] bool Ended();
   // The exit status, 128 + signal if it was killed.
   int Wait();
+  // It goes on without us.
+  void Leave();
 
  private:
   pid_t process_ = 0;

@@ -156,6 +156,8 @@ class Daemon::Loop {
   };
   std::deque<ClosedWindow> windows_;  // for the analyst, once they are on disk
   std::uint64_t lesson_ = 0;          // ticket of the last end that the learner is to hear of
+  bool ends_stored_ = true;           // what jobs said at their end is on disk
+  std::map<std::uint64_t, std::string> chosen_;  // by a person: who decides about this job
 };
 
 namespace {
@@ -287,6 +289,8 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   std::optional<Live> fresh;
   std::vector<Trial> trials;  // that it has had, oldest first
   if (job == jobs_.end()) {
+    // What the store says of it may be old: then the trainer says hello once more.
+    if (!ends_stored_ && !(ends_stored_ = writer_.Flush())) return;
     const auto earlier = store_.FindJobByKey(key);
     // One that failed may go on from a checkpoint, as one that was killed.
     if (earlier && earlier->outcome == Outcome::kFinished) {
@@ -300,11 +304,14 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
     if (earlier) first.job = earlier->spec;  // Resume compares with what was said then
     const std::uint64_t id = earlier ? earlier->id : last_job_ + 1;
     if (earlier) trials = store_.JobTrials(id);
-    fresh.emplace(
-        Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
-                     BaselineFor(first.job),
-                     earlier ? store_.Observations(id) : std::vector<ObservationRecord>{}),
-             peer, SteadyClock::now()});
+    fresh.emplace(Live{Tracker(id, first, options_, earlier ? earlier->started : UnixTime(),
+                               BaselineFor(first.job),
+                               earlier ? store_.Observations(id) : std::vector<ObservationRecord>{},
+                               earlier.has_value()),
+                       peer, SteadyClock::now()});
+    if (const auto chosen = chosen_.find(id); chosen != chosen_.end()) {
+      fresh->tracker.Use(chosen->second);
+    }
   }
   Emission emission;
   try {
@@ -318,9 +325,10 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
     spdlog::info("job {} '{}' {}: {} sites, {} heads{}", id, hello.job.name,
                  id > last_job_ ? "says hello" : "is back", hello.job.topology.sites.size(),
                  hello.job.topology.Heads(),
-                 fresh->tracker.Record().spec.fresh
-                     ? ""
-                     : "; it does not say that its weights are fresh: little of it is changed");
+                 fresh->tracker.Record().spec.fresh ? ""
+                 : hello.job.fresh
+                     ? "; its weights were trained before it said so: little is changed"
+                     : "; it does not say that its weights are fresh: little is changed");
     last_job_ = std::max(last_job_, id);
     writer_.Post(fresh->tracker.Record());
     writer_.Post(fresh->tracker.TakeUp(std::move(trials), hello).records);
@@ -374,10 +382,11 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
     static_assert(std::is_same_v<Report, Bye>);
     lesson_ = Store(live, live.tracker.Take(report, UnixTime()));
     spdlog::info("job {} has {} at step {}", live.tracker.Id(), Name(report.outcome), report.step);
+    chosen_.erase(live.tracker.Id());
     key_of_peer_.erase(known);
     jobs_.erase(found);
     // Its end is on disk before anybody says hello again, or learns from it (SendDue).
-    static_cast<void>(writer_.Flush());
+    ends_stored_ = writer_.Flush();
   }
 }
 
@@ -484,6 +493,19 @@ void Daemon::Loop::Take(const std::string& peer, const UsePolicy& use) {
   if (!Chain::Knows(use.name)) {
     Send(peer,
          Reply{false, fmt::format("there is no policy '{}'; see: attune policy list", use.name)});
+    return;
+  }
+  if (use.job) {
+    for (auto& [key, live] : jobs_) {
+      if (live.tracker.Id() != *use.job) continue;
+      live.tracker.Use(use.name);
+      chosen_[*use.job] = use.name;  // also where it falls silent and comes back
+      spdlog::info("policy {} decides about job {} from now on", use.name, *use.job);
+      Send(peer, Reply{true, fmt::format("policy {} decides about job {} until attuned stops",
+                                         use.name, *use.job)});
+      return;
+    }
+    Send(peer, Reply{false, fmt::format("job {} is not running; see: attune status", *use.job)});
     return;
   }
   chain_.Use(use.name);
@@ -606,7 +628,8 @@ void Daemon::Loop::ReloadOptions() {
     spdlog::set_level(spdlog::level::from_str(fresh.log_level));
     options_ = fresh;
     may_be_silent_ = SteadyClock::now();  // jobs may have to answer sooner
-    spdlog::info("configuration read anew: it holds for jobs that begin from now on");
+    spdlog::info(
+        "configuration read anew: what is of a job holds for those that begin from now on");
   } catch (const std::exception& error) {
     spdlog::error("configuration left as it was: {}", error.what());
   }

@@ -159,7 +159,14 @@ Action Governor::Limit(const Topology& topology, const Setting& setting, Action 
 
 void Governor::Changed(std::uint32_t window, std::span<const CurvePoint> curve, Setting before,
                        const Setting& after) {
-  if (trust_) trust_->Changed(curve.size(), ByItself(curve), before, after);
+  if (trust_) {
+    const bool unproven = trust_->Oldest().has_value();
+    trust_->Changed(curve.size(), ByItself(curve), before, after);
+    if (unproven && !trust_->Oldest()) {  // all that was not shown is undone: nothing to judge
+      changes_.clear();
+      return;
+    }
+  }
   changes_.push_back({window, curve.size(), std::move(before)});
 }
 

@@ -299,6 +299,7 @@ std::string DescribeKnob(const Knob& knob) {
   std::string text(knob.help);
   std::string details;
   if (!knob.words.empty()) details += fmt::format("{}; ", fmt::join(knob.words, " | "));
+  if (std::holds_alternative<bool Options::*>(knob.member)) details += "true | false; ";
   if (knob.most > 0) {
     details += fmt::format("{} to {}{}{}; ", knob.least, knob.most, knob.unit.empty() ? "" : " ",
                            knob.unit);

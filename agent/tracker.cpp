@@ -28,10 +28,10 @@ Baseline FirstBaseline(const Options& options, std::optional<Baseline> recorded,
   return UniformBaseline(heads);
 }
 
-// What the trainer says, unless it comes so late that the weights were trained meanwhile. With a
-// past it is what was found when the job began.
-bool IsFresh(const Hello& hello, const std::vector<ObservationRecord>& past) {
-  return hello.job.fresh && (!past.empty() || hello.step <= kFreshSteps);
+// What the trainer says, unless it comes so late that the weights were trained meanwhile. Of a job
+// that is known it is what was found when it began.
+bool IsFresh(const Hello& hello, bool known) {
+  return hello.job.fresh && (known || hello.step <= kFreshSteps);
 }
 
 void KeepAll(Trial& trial, std::string why) {
@@ -88,11 +88,12 @@ std::optional<Baseline> RecordedBaseline(const Store& store, const Options& opti
 }
 
 Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
-                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past)
+                 std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past,
+                 bool known)
     : options_(options),
       site_offsets_(hello.job.topology.SiteOffsets()),
       setting_(hello.setting),
-      governor_(options, IsFresh(hello, past)),
+      governor_(options, IsFresh(hello, known)),
       meter_(FirstBaseline(options, std::move(recorded), hello.job.topology.Heads(), past),
              past.empty() ? 0 : std::min(past.back().reading.last_step, hello.step),
              past.empty() ? 0 : past.back().reading.end_compute) {
@@ -100,7 +101,7 @@ Tracker::Tracker(std::uint64_t id, const Hello& hello, const Options& options, d
   record_.spec = hello.job;
   record_.started = started;
   record_.steps = hello.step;
-  record_.spec.fresh = IsFresh(hello, past);
+  record_.spec.fresh = IsFresh(hello, known);
   step_ = measured_until_ = hello.step;
   std::seed_seq seed{options.seed, hello.job.seed};
   random_.seed(seed);
@@ -160,7 +161,10 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
     const bool is_judged = trial.decider != "governor" && trial.decider != "hand";
     if (attune::IsOpening(trial)) {
       // Nothing was measured before it that it could be compared with.
-      if (trial.acknowledgement.status == AckStatus::kApplied) setting = trial.setting;
+      if (trial.acknowledgement.status == AckStatus::kApplied ||
+          trial.acknowledgement.status == AckStatus::kNone) {
+        setting = trial.setting;
+      }
       continue;
     }
     if (trial.decider == "governor") {
@@ -182,7 +186,10 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
     } else if (trial.decider == "governor") {
       governor_.Missed();
     }
-    if (status == AckStatus::kApplied || status == AckStatus::kNone) setting = trial.setting;
+    // What kept while an action was on its way says what had been in force before that.
+    const bool kept = status == AckStatus::kNone && answered <= trial.step;
+    if (kept && setting && trial.setting != *setting) governor_.Forget();  // the trainer's own
+    if (status == AckStatus::kApplied || kept) setting = trial.setting;
   }
   if (setting != in_force) governor_.Forget();
 }
@@ -198,7 +205,8 @@ Emission Tracker::Resume(const Hello& hello) {
   if (hello.job.budget != record_.spec.budget) contradicts("budget");
   if (hello.job.seed != record_.spec.seed) contradicts("seed");
 
-  record_.spec.policy = hello.job.policy;  // a run that goes on may want another
+  // A run that goes on may want another.
+  record_.spec.policy = chosen_.empty() ? hello.job.policy : chosen_;
   step_ = measured_until_ = hello.step;
   unmeasured_ = 0;
   Emission emission;
@@ -289,14 +297,16 @@ void Tracker::CloseWindow(std::uint32_t window, Emission& emission) {
 
 // The window that just closed as a trial in which nothing is decided yet.
 Trial Tracker::Look(std::uint32_t window) const {
-  const WindowReading& now = readings_.back();
+  const WindowReading nothing = Unmeasured(setting_.active);
+  const WindowReading& now = readings_.empty() ? nothing : readings_.back();
   Trial trial;
   trial.job = record_.id;
   trial.window = window;
   trial.step = now.last_step;
   trial.loss = now.loss;
   trial.imbalance = now.imbalance;
-  trial.state = MakeState(record_.spec, setting_, now, Before(), readings_.front());
+  trial.state = MakeState(record_.spec, setting_, now, Before(),
+                          readings_.empty() ? nothing : readings_.front());
   trial.mask = OpenChoices();
   trial.setting = setting_;
   return trial;
@@ -527,6 +537,7 @@ Emission Tracker::Take(const ActionReply& reply) {
   if (!pending_ && given_up_ && given_up_->id == reply.id &&
       reply.acknowledgement.status == AckStatus::kApplied) {
     pending_ = std::exchange(given_up_, std::nullopt);  // the Hello had left before it arrived
+    Withdraw("the setting changed meanwhile", emission);
   }
   if (!pending_ || pending_->id != reply.id) return emission;  // of an earlier life, or said twice
   emission.records.emplace_back(AcknowledgementRecord{reply.id, reply.acknowledgement});
@@ -552,7 +563,7 @@ Emission Tracker::Take(const ActionReply& reply) {
 Emission Tracker::Take(const Heartbeat& heartbeat, std::uint64_t& trial_id) {
   Emission emission;
   step_ = std::max(step_, heartbeat.step);
-  if (pending_ || readings_.empty()) return emission;
+  if (pending_) return emission;
   constexpr std::uint32_t kPatience = 4;  // measured steps
   const auto patience = std::max<std::uint64_t>(WindowSteps(), kPatience * MeasureEvery());
   if (step_ <= measured_until_ + patience) return emission;
@@ -600,6 +611,11 @@ Emission Tracker::Take(const Bye& said, double now) {
   return emission;
 }
 
+void Tracker::Use(std::string policy) {
+  chosen_ = std::move(policy);
+  record_.spec.policy = chosen_;
+}
+
 Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
   const Topology& topology = record_.spec.topology;
   if (pending_) {
@@ -627,7 +643,7 @@ Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
       if (adjust.gain) setting.gain[head] = *adjust.gain;
     }
     if (adjust.active_heads) {
-      if (*adjust.active_heads < 1 || *adjust.active_heads > description.heads) {
+      if (*adjust.active_heads > description.heads) {
         throw std::invalid_argument(fmt::format("site '{}' can have 1 to {} active heads, not {}",
                                                 description.name, description.heads,
                                                 *adjust.active_heads));
@@ -637,7 +653,7 @@ Emission Tracker::Take(const Adjust& adjust, std::uint64_t& trial_id) {
         score[head] = readings_.back().At(site_offsets_[site] + head, Metric::kOutputNorm);
       }
       SelectHeads(std::span(setting.active).subspan(site_offsets_[site], description.heads), score,
-                  *adjust.active_heads);
+                  *adjust.active_heads == 0 ? description.heads : *adjust.active_heads);
     }
   }
   if (!found) {

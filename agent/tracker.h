@@ -41,10 +41,12 @@ struct Emission {
 class Tracker {
  public:
   // A job that says hello. `recorded` is the baseline to compare with when the knob names a
-  // recorded job; `past` holds the job's windows that a daemon before this one has stored. Hello
-  // must be faultless (FindFault). `started` and times below are Unix seconds.
+  // recorded job; `past` holds the job's windows that a daemon before this one has stored, `known`
+  // says that the store knows the job: then its spec is what was found when it began. Hello must be
+  // faultless (FindFault). `started` and times below are Unix seconds.
   Tracker(std::uint64_t id, const Hello& hello, const Options& options, double started,
-          std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past);
+          std::optional<Baseline> recorded, const std::vector<ObservationRecord>& past,
+          bool known = false);
 
   // The same job after a reconnection. Throws std::invalid_argument, saying what differs, if the
   // introduction contradicts the first.
@@ -75,6 +77,9 @@ class Tracker {
   // measurement (its loss is no number, say), what no window will judge is taken back.
   [[nodiscard]] Emission Take(const Heartbeat& heartbeat, std::uint64_t& trial_id);
   [[nodiscard]] Emission Take(const Bye& bye, double now);
+  // A person chose who decides about this job, from its next window on: whatever the trainer asks
+  // for.
+  void Use(std::string policy);
   // A person changes the setting. Throws std::invalid_argument, saying what cannot be done.
   [[nodiscard]] Emission Take(const Adjust& adjust, std::uint64_t& trial_id);
   // Question `id` has an answer, or it is clear that it will have none: `outside` says which.
@@ -121,6 +126,7 @@ class Tracker {
 
   Options options_;
   JobRecord record_;
+  std::string chosen_;  // the policy, by a person; empty: as the trainer says
   std::vector<std::uint32_t> site_offsets_;
   Setting setting_;  // in force at the trainer, as far as it said
   std::mt19937_64 random_;

@@ -170,6 +170,7 @@ void Fields(Archive& a, In<Archive, Adjust>& m) {
 template <class Archive>
 void Fields(Archive& a, In<Archive, UsePolicy>& m) {
   a.Text("name", m.name, kMaxNameBytes);
+  a.LaterMaybe("job", m.job);
 }
 
 template <class Archive>
@@ -323,6 +324,10 @@ class Writer {
       Integer(name, *value);
     }
   }
+  template <class T>
+  void LaterMaybe(std::string_view name, const std::optional<T>& value) {
+    Maybe(name, value);
+  }
 
  private:
   template <class E>
@@ -451,6 +456,14 @@ class Reader {
     out.assign(value.via.str.ptr, value.via.str.size);
   }
   // Those that senders from before them do not have: then it is empty, or `missing`.
+  template <class T>
+  void LaterMaybe(std::string_view name, std::optional<T>& out) {
+    if (next_ == values_.size()) {
+      out.reset();
+    } else {
+      Maybe(name, out);
+    }
+  }
   void LaterText(std::string_view name, std::string& out, std::size_t limit) {
     if (next_ == values_.size()) {
       out.clear();

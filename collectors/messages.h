@@ -115,12 +115,14 @@ struct Adjust {
   std::optional<std::uint32_t> head;  // within the site; none: every head
   std::optional<float> scale;
   std::optional<float> gain;
-  std::optional<std::uint32_t> active_heads;  // of the site
+  std::optional<std::uint32_t> active_heads;  // of a site; 0: all that it has
 };
 
 // Command line → daemon: let this policy decide from now on. Answered by Reply.
 struct UsePolicy {
   std::string name;
+  // A live one alone, whatever its trainer asked for; none: all whose trainers asked for none.
+  std::optional<std::uint64_t> job = {};
 };
 
 struct Reply {

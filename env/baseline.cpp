@@ -7,18 +7,6 @@
 
 namespace attune {
 
-std::string_view Name(BaselineKind kind) {
-  switch (kind) {
-    case BaselineKind::kUniform:
-      return "uniform";
-    case BaselineKind::kWarmUp:
-      return "warm_up";
-    case BaselineKind::kRecorded:
-      return "recorded";
-  }
-  return "unknown";
-}
-
 Baseline UniformBaseline(std::size_t heads) {
   return {.kind = BaselineKind::kUniform,
           .profile = std::vector<float>(heads * kProfileBins, 1.0F / kProfileBins)};

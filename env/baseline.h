@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "env/observation.h"
@@ -16,7 +15,6 @@ enum class BaselineKind : std::uint8_t {
   kWarmUp = 1,    // the job's own mean profile over its first window
   kRecorded = 2,  // the mean profile of a window of another job
 };
-[[nodiscard]] std::string_view Name(BaselineKind kind);
 
 struct Baseline {
   BaselineKind kind = BaselineKind::kUniform;

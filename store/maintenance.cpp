@@ -92,10 +92,11 @@ std::string Columns(Database& database, std::string_view table,
   return list;
 }
 
-// How far a job has come: steps, trials, and whether it is still to do something.
+// How far a job has come: trials, which are only ever added to, then steps (fewer where it was
+// begun again from a checkpoint), and whether it is still to do something.
 std::string Reached(std::string_view job, std::string_view schema) {
   return fmt::format(
-      "({0}.steps, (SELECT count(*) FROM {1}.trials WHERE job = {0}.id),"
+      "((SELECT count(*) FROM {1}.trials WHERE job = {0}.id), {0}.steps,"
       " CASE {0}.outcome WHEN 0 THEN 0 WHEN 3 THEN 1 ELSE 2 END)",
       job, schema);
 }

@@ -510,15 +510,6 @@ std::vector<ObservationRecord> Store::Observations(std::uint64_t job) const {
   return observations;
 }
 
-std::optional<ObservationRecord> Store::FindObservation(std::uint64_t job,
-                                                        std::uint32_t window) const {
-  Database& database = connection_->database;
-  Cursor cursor = database.Select(std::string(kSelectObservation) + "WHERE job = ? AND window = ?",
-                                  job, window);
-  if (!cursor.Step()) return std::nullopt;
-  return ReadObservation(database, cursor);
-}
-
 std::vector<Anomaly> Store::Anomalies(std::uint64_t job) const {
   std::vector<Anomaly> anomalies;
   Cursor cursor = connection_->database.Select(

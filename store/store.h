@@ -147,8 +147,6 @@ class Store {
   [[nodiscard]] std::optional<Trial> FindTrial(std::uint64_t id) const;
   // Oldest first.
   [[nodiscard]] std::vector<ObservationRecord> Observations(std::uint64_t job) const;
-  [[nodiscard]] std::optional<ObservationRecord> FindObservation(std::uint64_t job,
-                                                                 std::uint32_t window) const;
   // As they were put.
   [[nodiscard]] std::vector<Anomaly> Anomalies(std::uint64_t job) const;
   [[nodiscard]] std::vector<PolicyRecord> Policies() const;  // newest first

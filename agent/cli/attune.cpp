@@ -39,6 +39,10 @@ Examples:
   attune trials --job 1           what was tried on job 1
   attune explain 7                why trial 7 was done, and what came of it
 
+Environment of a trainer: ATTUNE_ENDPOINT, where the daemon is (attune run sets it; without it a
+trainer is untuned); ATTUNE_POLICY, who decides (keep: only watch); ATTUNE_MODE, off or offline (a log
+in ATTUNE_DIR for attune import); ATTUNE_JOB, the run's key; ATTUNE_KEYS, for a daemon at tcp.
+
 attune COMMAND --help says more. The daemon for many jobs is attuned (attuned --help).
 Exit status: 0 done, 1 nothing found or refused, 2 wrong usage, 3 no daemon, no store or a failure;
 run: the command's.

@@ -59,8 +59,10 @@ is as it was started.
      .summary = "the jobs in the history, newest first",
      .about =
          R"(Fields: job name outcome started steps compute_seconds loss validation_loss trials sites heads seed
-policy, and to choose by: key ended budget_kind budget_amount learning_rate optimizer fresh. attune
-trials --help says how to choose.
+policy, and to choose by: key ended budget_kind budget_amount learning_rate optimizer fresh. Losses are
+in nats: loss of training in the last window, validation_loss at the end. compute_seconds: of training,
+by the trainer's clock. outcome: running, finished, failed, or lost (silent, or its daemon was stopped).
+attune trials --help says how to choose.
 )",
      .flags = ListFlags("20"),
      .example = "jobs --where 'outcome = finished and started > -7d' --sort validation_loss"},
@@ -73,7 +75,9 @@ trials --help says how to choose.
 the reward of the window that followed, in nats.
 
 Fields: trial job window step loss imbalance active_heads decider ack ack_step reward why, and to
-choose by: created policy_version log_probability.
+choose by: created policy_version log_probability. loss: of training in the window, in nats. imbalance:
+the mean share by which attention differs from the baseline. ack: none (nothing to change), pending,
+applied, rejected or expired, at ack_step.
 --where chooses rows: FIELD = != < <= > >= VALUE, in (…), like 'text%', is null, with and, or, not and
 parentheses. Times are 2026-11-01, 2026-11-01T12:00 (UTC) or ages such as -2h, -7d. Rows without a
 value (null) are chosen by is null alone.
@@ -103,28 +107,37 @@ to choose.
      .example = "explain 42"},
     {.name = "adjust",
      .run = AdjustJob,
-     .usage = "JOB [--site NAME] [--head H] [--scale X] [--gain X] [--active-heads N]",
+     .usage = "JOB [--site NAME] [--head H] [--scale X] [--gain X] [--active-heads N] [--neutral]",
      .summary = "change a live job by hand",
+     .about =
+         "Takes effect at the job's next step. Who decides about the job goes on deciding at the "
+         "next window's\nend; attune policy use keep --job JOB leaves what you set. "
+         "A site's name is as attune explain has it.\n",
      .unnamed = {{"job", Kind::kCount, "JOB", "its number, as attune status lists it"}},
      .flags = {{"site", Kind::kText, "NAME", "one site (default: all)"},
                {"head", Kind::kCount, "H",
                 "one head of the site, from 0 (default: all); not with --active-heads"},
-               {"scale", Kind::kReal, "X", "factor on the logits, 0.0625 to 16"},
-               {"gain", Kind::kReal, "X", "factor on the output, 0 to 16"},
+               {"scale", Kind::kReal, "X", "factor on the logits, 0.0625 to 16; 1 changes nothing"},
+               {"gain", Kind::kReal, "X", "factor on the output, 0 to 16; 1 changes nothing"},
                {"active-heads", Kind::kCount, "N",
-                "how many heads of a site are computed, 1 to all"}},
-     .example = "adjust 3 --site blocks.0.attention --active-heads 2"},
+                "how many heads of a site are computed, 1 to all: those with the largest output"},
+               {"neutral", Kind::kSwitch, "",
+                "undo: all heads are computed, with scale and gain 1"}},
+     .example = "adjust 3 --site block0.attention --active-heads 2"},
     {.name = "policy",
      .run = Policy,
-     .usage = "list | use NAME",
+     .usage = "list | use NAME [--job JOB]",
      .summary = "who decides: list the policies, or choose one",
      .about = "list shows the rules and the lessons of a network that has learned here; use NAME "
               "lets NAME decide until "
-              "attuned stops\nor reads its configuration anew (HUP).\n",
+              "attuned stops\nor reads its configuration anew (HUP), about all jobs whose trainer "
+              "names no policy itself\n(ATTUNE_POLICY); with --job about that one, whatever it "
+              "named. What was changed before stays as it is.\n",
      .unnamed = {{"verb", Kind::kText, "VERB", "what to do", "list use", "list"},
                  {"name", Kind::kText, "NAME", "who is to decide",
                   "auto keep random kmeans qk_clip importance explore network external"}},
-     .example = "policy use keep"},
+     .flags = {{"job", Kind::kCount, "JOB", "about this live job alone (default: all)"}},
+     .example = "policy use keep --job 3"},
     {.name = "sql",
      .run = Sql,
      .usage = "'SELECT …' [--format F]",

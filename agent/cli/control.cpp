@@ -88,7 +88,8 @@ int ShowStatus(const std::vector<std::string>& words) {
       return kOk;
     }
   }
-  return Print(table, arguments.format, "");
+  static_cast<void>(Print(table, arguments.format, ""));
+  return kOk;  // no job is no failure
 }
 
 int AdjustJob(const std::vector<std::string>& words) {
@@ -104,8 +105,18 @@ int AdjustJob(const std::vector<std::string>& words) {
   if (adjust.head && adjust.active_heads) {
     throw UsageError("--head names one head and --active-heads counts them; give one of the two");
   }
+  if (arguments.Has("neutral")) {
+    if (adjust.scale || adjust.gain || adjust.active_heads || adjust.head) {
+      throw UsageError("--neutral sets all of a site; give it without the others");
+    }
+    adjust.scale = adjust.gain = 1;
+    adjust.active_heads = 0;
+  }
   if (!adjust.scale && !adjust.gain && !adjust.active_heads) {
-    throw UsageError("adjust what? give --scale, --gain or --active-heads");
+    throw UsageError("adjust what? give --scale, --gain, --active-heads or --neutral");
+  }
+  if (adjust.active_heads == 0U && !arguments.Has("neutral")) {
+    throw UsageError("--active-heads 0 would leave none; at least one head of a site is computed");
   }
   RequireWithin(adjust.scale, "--scale", kMinScale, kMaxScale);
   RequireWithin(adjust.gain, "--gain", kMinGain, kMaxGain);
@@ -117,8 +128,9 @@ int Policy(const std::vector<std::string>& words) {
   const std::string verb = Optional<std::string>(arguments, "verb").value_or("list");
   if (verb == "use") {
     if (!arguments.Has("name")) throw UsageError("use which policy? see attune policy list");
-    return PrintReply(
-        AskDaemon<Reply>(arguments.paths, UsePolicy{arguments.Get<std::string>("name")}));
+    return PrintReply(AskDaemon<Reply>(
+        arguments.paths,
+        UsePolicy{arguments.Get<std::string>("name"), Optional<std::uint64_t>(arguments, "job")}));
   }
   Table table({"name", "version", "created", "trials", "path", "provenance"});
   table.Add(

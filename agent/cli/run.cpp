@@ -237,9 +237,11 @@ void Tell(const Summary& summary, const std::string& where) {
              Of(summary.deciders, "governor"));
   fmt::print(
       stderr,
-      "came of it: rewards of {:+.3f} nats in all (what the loss fell by, tuned or not); active "
+      "came of it: rewards of {:+.3f} nats in all (what the loss fell by{}, tuned or not); active "
       "heads: {}; scales {:.3g} to {:.3g}; {} anomalies\n",
-      summary.reward, DescribeHeads(summary), least, most, summary.anomalies);
+      summary.reward,
+      job.spec.budget.kind == BudgetKind::kSteps ? " and the price of the compute saved" : "",
+      DescribeHeads(summary), least, most, summary.anomalies);
   fmt::print(
       stderr,
       "more: attune trials{} --job {}; attune explain{} TRIAL; attune anomalies{} --job {}\n",
@@ -270,6 +272,13 @@ void WriteReport(const Summary& summary, std::ofstream& stream) {
                  {"anomalies", summary.anomalies}};
   stream << report.dump(2, ' ', false, json::error_handler_t::replace) << "\n";
   if (!stream.flush()) throw std::runtime_error("cannot write the report");
+}
+
+// Whether a daemon that was begun for one job has found others.
+bool ServesOthers(const Paths& paths, const std::string& key) {
+  const auto status = AskStatus(paths);
+  return status &&
+         std::ranges::any_of(status->jobs, [&key](const LiveJob& job) { return job.key != key; });
 }
 
 }  // namespace
@@ -306,7 +315,12 @@ int Run(const std::vector<std::string>& words) {
         daemon_flags.push_back("--" + name + "=" + arguments.Get<std::string>(name.c_str()));
       }
     }
-    daemon = StartDaemon(arguments.paths, daemon_flags, [] { return interrupted != 0; });
+    try {
+      daemon = StartDaemon(arguments.paths, daemon_flags, [] { return interrupted != 0; });
+    } catch (const std::runtime_error&) {
+      if (!AskStatus(arguments.paths)) throw;
+      WarnOfUnusedFlags(arguments);  // another one has come first
+    }
   }
 
   if (interrupted != 0) throw std::runtime_error("interrupted before the command was started");
@@ -333,6 +347,12 @@ int Run(const std::vector<std::string>& words) {
   // From here on the exit status is settled: a summary that fails is said so and nothing else.
   try {
     AwaitEnd(OpenHistory(arguments.paths), key);
+    if (daemon && ServesOthers(arguments.paths, key)) {
+      fmt::print(stderr,
+                 "attune run: attuned goes on for other jobs, and ends when it has none for a "
+                 "while\n");
+      daemon->Leave();
+    }
     daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);
     if (alone && !store.FindJobByKey(key)) key = KeyOfLastSince(store, began, key);

@@ -612,5 +612,17 @@ TEST_CASE("the policy is changed by name while jobs run") {
   CHECK_THAT(refused.text, Contains("best"));
 }
 
+TEST_CASE("a policy is chosen for one live job, and that of the others stays") {
+  const Running daemon(TemporaryDirectory());
+  const auto absent = std::get<Reply>(daemon.Ask(UsePolicy{"kmeans", 1}));
+  CHECK_FALSE(absent.ok);
+  CHECK_THAT(absent.text, Contains("job 1 is not running"));
+  Trainer trainer(daemon.Endpoint());
+  trainer.Say(test::SmallJob());
+  static_cast<void>(trainer.Hear<Welcome>());
+  CHECK(std::get<Reply>(daemon.Ask(UsePolicy{"kmeans", 1})).ok);
+  CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).policy == "keep");  // as these daemons begin
+}
+
 }  // namespace
 }  // namespace attune

@@ -271,6 +271,22 @@ TEST_CASE("of a model trained before all that is not proven goes back at once") 
   CHECK(governor.TakeBackUnjudged(window, curve.size()) == std::nullopt);
 }
 
+TEST_CASE(
+    "of a model trained before a change that the policy undoes itself is not judged any more") {
+  Options options;
+  options.windows = 40;
+  Governor governor(options, false);
+  auto curve = Level(12);
+  governor.Changed(12, curve, WithoutHeads(0, 0), WithoutHeads(0, 1));
+  governor.Changed(13, curve, WithoutHeads(0, 1), WithoutHeads(0, 0));
+  std::uint32_t window = 13;
+  for (int i = 0; i < 4; ++i) {
+    curve.push_back(Level(curve.size() + 1, 50).back());
+    const auto ruling = governor.Rule(window++, 0.5, At(curve.back()), curve);
+    CHECK_FALSE(std::holds_alternative<Governor::Rollback>(ruling));
+  }
+}
+
 TEST_CASE("what is not proven is taken back where nothing is measured any more") {
   Governor governor(Options{}, false);
   auto curve = Level(13);  // with a swing that leaves it open

@@ -243,6 +243,16 @@ TEST_CASE("of a job whose weights were trained before the largest steps of a sca
   CHECK(open(20, true).front() == 0);  // twenty steps before anybody listened
 }
 
+TEST_CASE("a job that was fresh when it began is, also where it is back before its first window") {
+  Hello hello = test::SmallJob();
+  hello.step = 100;
+  hello.job.fresh = true;
+  CHECK(Tracker(1, hello, TenWindows(), 0, std::nullopt, {}, true).Record().spec.fresh);
+  CHECK_FALSE(Tracker(1, hello, TenWindows(), 0, std::nullopt, {}, false).Record().spec.fresh);
+  hello.job.fresh = false;
+  CHECK_FALSE(Tracker(1, hello, TenWindows(), 0, std::nullopt, {}, true).Record().spec.fresh);
+}
+
 TEST_CASE("a job picked up before its first step is not opened again") {
   const Hello hello = OpeningJob();
   Bench bench(TenWindows(), hello);
@@ -305,6 +315,39 @@ TEST_CASE("a person's change is a trial, and in force once the trainer says so")
   CHECK(bench.tracker.Live().last_decider == "hand");
   // It holds now: asking for the same again changes nothing.
   CHECK_THROWS_WITH(bench.tracker.Take(adjust, bench.trial_id), Contains("already"));
+}
+
+TEST_CASE("all that was changed of a job is undone at once, whatever its sites have") {
+  Hello hello = test::SmallJob();
+  const Setting neutral = hello.setting;
+  hello.setting.scale.assign(hello.setting.scale.size(), 2.0F);
+  hello.setting.gain.back() = 0.5F;
+  hello.setting.active.front() = 0;
+  Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {});
+  std::uint64_t trial = 0;
+  Adjust undo;
+  undo.scale = undo.gain = 1.0F;
+  undo.active_heads = 0;
+  CHECK(tracker.Take(undo, trial).action->setting == neutral);
+}
+
+TEST_CASE("who a person chose decides, though the trainer asks for another each time it connects") {
+  Hello hello = test::SmallJob();
+  hello.job.policy = "random";
+  Chain chain("kmeans");
+  Tracker tracker(1, hello, TenWindows(), 0, std::nullopt, {});
+  tracker.Use("keep");
+  static_cast<void>(tracker.Resume(hello));
+  std::uint64_t trial = 0;
+  std::optional<Trial> decided;
+  for (std::uint64_t step = 1; step <= 40 && !decided; ++step) {
+    for (const Record& record :
+         tracker.Take(test::HealthyStep(step, 5.0, hello.setting), chain, trial).records) {
+      if (const auto* one = std::get_if<Trial>(&record)) decided = *one;
+    }
+  }
+  REQUIRE(decided);
+  CHECK(decided->decider == "keep");
 }
 
 TEST_CASE("an action has until the next measured step but one, however seldom they are") {
@@ -657,6 +700,14 @@ TEST_CASE("what the governor has begun it goes on with when a silent job is back
     act(last);
     CHECK(DecidedWhenBack(trials, before, neutral, 50.0).decider == "keep");
   }
+  SECTION("one that was answered behind the next window's end is judged by what was before it") {
+    trials[last - 1].decider = "network";
+    trials[last - 1].setting = scaled;
+    trials[last - 1].acknowledgement = {AckStatus::kApplied, trials[last].step + 1, ""};
+    const Trial decided = DecidedWhenBack(trials, before, scaled, 50.0);
+    CHECK(decided.decider == "governor");
+    CHECK(decided.setting == neutral);
+  }
   SECTION("behind a rollback nothing changes") {
     trials[last].decider = "governor";
     trials[last].acknowledgement = {AckStatus::kApplied, 31, ""};
@@ -746,6 +797,19 @@ TEST_CASE("an action behind which nothing can be measured is taken back") {
     CHECK_FALSE(bench.tracker.Take(Heartbeat{far}, bench.trial_id).action);
     CHECK_FALSE(bench.tracker.Take(Heartbeat{far + 1}, bench.trial_id).action);
   }
+}
+
+TEST_CASE("what was decided before the first step is taken back where nothing is ever measured") {
+  Bench bench(TenWindows(), OpeningJob());
+  while (bench.tracker.IsOpening()) {
+    const Emission emission = bench.tracker.Open(bench.chain, bench.trial_id);
+    if (!emission.action) continue;
+    static_cast<void>(bench.tracker.Take(AppliedAt(emission.action->id, 0)));
+  }
+  CHECK_FALSE(bench.tracker.Take(Heartbeat{50}, bench.trial_id).action);
+  const Emission emission = bench.tracker.Take(Heartbeat{60}, bench.trial_id);
+  REQUIRE(emission.action);
+  CHECK(emission.action->setting == bench.setting);
 }
 
 TEST_CASE("a job whose setting nobody changed may measure nothing for as long as it likes") {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -158,6 +159,12 @@ class PlayedDaemon {
   PlayedDaemon(const PlayedDaemon&) = delete;
   PlayedDaemon& operator=(const PlayedDaemon&) = delete;
 
+  // What was asked last; it has been answered.
+  [[nodiscard]] Message Heard() {
+    const std::lock_guard lock(mutex_);
+    return heard_;
+  }
+
  private:
   void Serve() {
     Status status;
@@ -174,6 +181,10 @@ class PlayedDaemon {
       const Message question = Decode({static_cast<const std::byte*>(frame.data()), frame.size()});
       const std::string answer = Encode(
           std::holds_alternative<StatusRequest>(question) ? Message(status) : adjust_answer_);
+      {
+        const std::lock_guard lock(mutex_);
+        heard_ = question;
+      }
       socket_.send(peer, zmq::send_flags::sndmore);
       socket_.send(zmq::buffer(answer), zmq::send_flags::none);
     }
@@ -182,6 +193,8 @@ class PlayedDaemon {
   zmq::context_t context_;
   zmq::socket_t socket_;
   Message adjust_answer_;
+  std::mutex mutex_;
+  Message heard_;
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };
@@ -235,6 +248,8 @@ TEST_CASE("a mistyped command or flag is one line with what was meant, and exit 
   refused({"adjust", "1", "--scale", "17"}, "0.0625 to 16");
   refused({"adjust", "1", "--gain", "nan"}, "0 to 16");
   refused({"adjust", "1", "--head", "0", "--active-heads", "1"}, "one of the two");
+  refused({"adjust", "1", "--active-heads", "0"}, "would leave none");
+  refused({"adjust", "1", "--neutral", "--scale", "2"}, "without the others");
   refused({"policy", "drop"}, "drop");
   refused({"policy", "use"}, "which policy");
   refused({"jobs", "--config", "/nowhere"}, "/nowhere");
@@ -481,13 +496,22 @@ TEST_CASE("commands that need a daemon say at once that none is there") {
 TEST_CASE("a daemon's answers are passed on, its refusals by exit status 1") {
   const Workplace work;
   {
-    const PlayedDaemon daemon(work.Endpoint(), Reply{true, "job 1 will have scale 2"});
+    PlayedDaemon daemon(work.Endpoint(), Reply{true, "job 1 will have scale 2"});
     const json status = json::parse(work.Attune({"status", "--format", "json"}).out);
     CHECK(status["policy"] == "auto");
     CHECK(status["jobs"][0]["name"] == "small");
     const Result adjusted = work.Attune({"adjust", "1", "--scale", "2"});
     CHECK(adjusted.status == 0);
     CHECK(adjusted.out == "job 1 will have scale 2\n");
+    CHECK(work.Attune({"adjust", "1", "--neutral"}).status == 0);
+    const auto undo = std::get<Adjust>(daemon.Heard());
+    CHECK(undo.scale == 1.0F);
+    CHECK(undo.gain == 1.0F);
+    CHECK(undo.active_heads == 0U);
+    CHECK(work.Attune({"policy", "use", "keep", "--job", "3"}).status == 0);
+    CHECK(std::get<UsePolicy>(daemon.Heard()).job == 3U);
+    CHECK(work.Attune({"policy", "use", "keep"}).status == 0);
+    CHECK_FALSE(std::get<UsePolicy>(daemon.Heard()).job);
   }
   const PlayedDaemon daemon(work.Endpoint(), Reply{false, "there is no job 9"});
   const Result refused = work.Attune({"adjust", "9", "--scale", "2"});

@@ -163,7 +163,7 @@ std::map<std::string, Message> GoldenMessages() {
                         "bandit",
                         4}},
       {"adjust", Adjust{5, "decoder.0.self", 1, 1.5F, std::nullopt, std::nullopt}},
-      {"use_policy", UsePolicy{"kmeans"}},
+      {"use_policy", UsePolicy{"kmeans", 5}},
       {"reply", Reply{true, "policy is kmeans now"}},
       {"serve", Serve{"bandit"}},
       {"serving", Serving{2.5}},
@@ -279,6 +279,16 @@ TEST_CASE("a Hello from before it could say that weights are fresh says so by it
   frame.resize(frame.size() - 1);
   frame.at(2) = static_cast<char>(0x11);
   CHECK(std::get<Hello>(DecodeText(frame)).job.fresh);
+}
+
+TEST_CASE("a UsePolicy from before it could name a job is about all of them") {
+  const Message memory = DecodeText(GoldenBytes("use_policy"));
+  CHECK(std::get<UsePolicy>(memory).job == 5U);
+  Message before = memory;
+  const std::string frame = Frame(11, 1, "\xa6kmeans");
+  Decode(std::as_bytes(std::span(frame)), before);
+  CHECK(std::get<UsePolicy>(before).name == "kmeans");
+  CHECK_FALSE(std::get<UsePolicy>(before).job);
 }
 
 TEST_CASE("a message is read into the memory of any other and nothing of that is left") {

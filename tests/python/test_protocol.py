@@ -117,7 +117,7 @@ MESSAGES = {
         4,
     ),
     "adjust": Adjust(5, "decoder.0.self", 1, 1.5, None, None),
-    "use_policy": UsePolicy("kmeans"),
+    "use_policy": UsePolicy("kmeans", 5),
     "reply": Reply(True, "policy is kmeans now"),
     "serve": Serve("bandit"),
     "serving": Serving(2.5),
@@ -287,12 +287,13 @@ def test_a_number_that_is_none_travels():
 
 
 def test_text_that_is_no_utf_8_comes_through_as_it_is():
-    frame = frame_of(11, 1, b"\xa3a\xffb")
+    frame = frame_of(11, 2, b"\xa3a\xffb\xc0")
     assert encode(decode(frame)) == frame
 
 
 def test_lengths_at_their_limits_travel_and_beyond_them_are_refused():
     assert decode(encode(UsePolicy("x" * MAX_NAME_BYTES))).name == "x" * MAX_NAME_BYTES
+    assert decode(frame_of(11, 1) + b"\xa6kmeans") == UsePolicy("kmeans")  # it named no job then
     with pytest.raises(ValueError, match="201 bytes"):
         encode(UsePolicy("x" * (MAX_NAME_BYTES + 1)))
 

@@ -276,6 +276,31 @@ TEST_CASE(
   }
 }
 
+TEST_CASE(
+    "a job that was begun again from a checkpoint is brought up to date, though it stands "
+    "earlier") {
+  const Stores stores;
+  JobRecord job = SampleJob(1, "runs");
+  job.outcome = Outcome::kRunning;
+  job.ended = 0;
+  job.steps = 50;
+  {
+    Store from(stores.from, Mode::kReadWrite);
+    Add(from, job, 1, 2);
+  }
+  Merge(stores.into, stores.from);
+  {
+    Store from(stores.from, Mode::kReadWrite);
+    job.outcome = Outcome::kFailed;
+    job.ended = 1800000000;
+    job.steps = 45;
+    from.Put(job);
+    from.Put(SampleTrial(3, 1, 2));
+  }
+  CHECK(Merge(stores.into, stores.from).grown_jobs == 1);
+  CHECK(Store(stores.into, Mode::kReadOnly).FindJob(1)->outcome == Outcome::kFailed);
+}
+
 TEST_CASE("jobs of one key that began at different times are two") {
   const Stores stores;
   {

@@ -322,8 +322,6 @@ TEST_CASE("windows are read back as they were put, in their order") {
   REQUIRE(read.size() == 2);
   CheckEqual(read[0], SampleObservation(1, 2));
   CheckEqual(read[1], replaced);
-  CheckEqual(store.FindObservation(1, 3).value(), replaced);
-  CHECK_FALSE(store.FindObservation(1, 4));
   CHECK(store.Observations(2).empty());
 }
 
@@ -959,7 +957,7 @@ TEST_CASE("the writer commits every kind of record and reports the last ticket")
   CHECK(trial.acknowledgement == Acknowledgement{AckStatus::kApplied, 9, ""});
   CHECK(trial.reward == 0.5);
   CHECK(trial.why == "for a longer reason");
-  CheckEqual(reader.FindObservation(1, 0).value(), SampleObservation(1, 0));
+  CheckEqual(reader.Observations(1).at(0), SampleObservation(1, 0));
   CHECK(reader.Policies().size() == 1);
   CHECK(reader.Anomalies(1).size() == 2);
 }

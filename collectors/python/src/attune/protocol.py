@@ -203,7 +203,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Adjust:
-    """Command line → daemon: change a live job by hand; only what is not None changes."""
+    """Command line → daemon: change a live job by hand; only what is not None changes.
+
+    `active_heads`: of a site; 0: all that it has.
+    """
 
     job: int
     site: str = ""
@@ -215,9 +218,13 @@ class Adjust:
 
 @dataclass(frozen=True)
 class UsePolicy:
-    """Command line → daemon: let this policy decide from now on."""
+    """Command line → daemon: let this policy decide from now on.
+
+    About `job` alone where it is given, else about all that asked for none.
+    """
 
     name: str
+    job: int | None = None
 
 
 @dataclass(frozen=True)
@@ -461,7 +468,7 @@ _FIELDS: tuple[wire.Record[Any], ...] = (
             Field("active_heads", wire.Maybe(wire.U32)),
         ),
     ),
-    wire.Record(UsePolicy, (Field("name", _NAME),)),
+    wire.Record(UsePolicy, (Field("name", _NAME), Field("job", wire.Maybe(wire.U64), later=True))),
     wire.Record(Reply, (Field("ok", wire.Flag()), Field("text", wire.Line()))),
     wire.Record(Serve, (Field("name", _NAME),)),
     wire.Record(Serving, (Field("heartbeat_seconds", wire.F64),)),
