@@ -203,8 +203,9 @@ std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores) 
         episode.trials.push_back(std::move(*trial));
         episode.returns.push_back(rest);
       }
-      std::string key = fmt::format("{} seed {} {} {}", job.spec.name, job.spec.seed,
-                                    Name(job.spec.budget.kind), job.spec.budget.amount);
+      std::string key = fmt::format("{} seed {} {} {} {} {}", job.spec.name, job.spec.seed,
+                                    Name(job.spec.budget.kind), job.spec.budget.amount,
+                                    job.spec.learning_rate, job.spec.optimizer);
       for (const Site& site : job.spec.topology.sites) {
         key += fmt::format(" {}x{} of {}", site.heads, site.head_width, site.context);
       }

@@ -35,8 +35,8 @@ struct Group {
   double alone = 0;         // weight of leaving the job alone
 };
 
-// By what its jobs share, "NAME seed N": the finished jobs of these histories whose decisions may
-// be learned from. Throws StoreError.
+// By what its jobs share (name, seed, budget, rate, optimiser, sites): the finished jobs of these
+// histories whose decisions may be learned from. Throws StoreError.
 [[nodiscard]] std::map<std::string, Group> ReadGroups(const std::vector<std::string>& stores);
 
 [[nodiscard]] BudgetKind KindOf(const Group& group);

@@ -154,7 +154,7 @@ int Main(int argc, char** argv) {
        "how many times loss beyond that of leaving a job alone counts")
       ("caution", po::value(&options.weighing.caution)->default_value(Weighing{}.caution, "0.5"),
        "standard deviations by which a plan's loss is taken to be worse than the critic says")
-      ("held-out", po::value(&options.held_out)->default_value(0), "share of the groups")
+      ("held-out", po::value(&options.held_out)->default_value(0), "share of the jobs, with all their seeds")
       ("rate", po::value(&options.rate)->default_value(3e-4, "0.0003"), "learning rate (Adam)")
       ("epochs", po::value(&options.epochs)->default_value(40), "passes over the decisions")
       ("seed", po::value(&options.seed)->default_value(0), "of weights and order");

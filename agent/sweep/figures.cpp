@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 
@@ -58,12 +59,19 @@ std::optional<double> Number(const Result& result, const std::string& field) {
 using Lookup = std::map<std::string, const Result*>;
 std::string Key(const std::string& policy, const Run& run) { return policy + " " + run.Pair(); }
 
-// What is drawn as one for an interval.
-std::string ClusterOf(const Spec& spec, const Run& run) {
-  if (spec.clusters.empty()) return run.parameters.dump();
-  json cluster = json::object();
-  for (const std::string& name : spec.clusters) cluster[name] = run.parameters.at(name);
-  return cluster.dump();
+// What is drawn as one for an interval: the clusters of the runs; where all are of one, their jobs.
+std::vector<std::string> Drawn(const Spec& spec, const std::vector<const Run*>& runs) {
+  std::vector<std::string> clusters;
+  std::vector<std::string> jobs;
+  for (const Run* run : runs) {
+    json cluster = json::object();
+    for (const std::string& name : spec.clusters) cluster[name] = run->parameters.at(name);
+    clusters.push_back(cluster.dump());
+    jobs.push_back(run->parameters.dump());
+  }
+  const bool several =
+      std::ranges::adjacent_find(clusters, std::ranges::not_equal_to{}) != clusters.end();
+  return several ? clusters : jobs;
 }
 
 double MeanOf(const std::vector<double>& values) {
@@ -96,7 +104,7 @@ std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& ru
                                 std::size_t left_out) {
   const bool minimize = spec.minimize;
   std::vector<double> shares;
-  std::vector<std::string> clusters;
+  std::vector<const Run*> of;
   for (const auto& [job, own] : ByJob(pairs)) {
     double closed = 0;
     double gap = 0;
@@ -116,13 +124,13 @@ std::optional<Figure> GapClosed(const std::vector<Pair>& pairs, const Lookup& ru
     }
     if ((minimize ? gap : -gap) > 0) {
       shares.push_back(closed / gap);
-      clusters.push_back(ClusterOf(spec, own.front().run->run));
+      of.push_back(&own.front().run->run);
     } else {
       left_out += compared;  // the healthy ones ended no better: there is nothing to close
     }
   }
   if (shares.empty()) return std::nullopt;
-  return Figure{Mean(shares, clusters), left_out};
+  return Figure{Mean(shares, Drawn(spec, of)), left_out};
 }
 
 std::optional<Figure> Hindsight(const std::vector<Pair>& pairs, const Lookup& runs,
@@ -184,10 +192,10 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   const bool minimize = results.spec.minimize;
   Figure figure;
   std::vector<double> values;
-  std::vector<std::string> clusters;  // of each
+  std::vector<const Run*> of;
   const auto add = [&](const Result& result, double value) {
     values.push_back(value);
-    clusters.push_back(ClusterOf(results.spec, result.run));
+    of.push_back(&result.run);
   };
   if (name == "value" || name == "failed") {
     for (const Result& result : results.runs) {
@@ -206,7 +214,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
       }
     }
     if (values.empty()) return std::nullopt;
-    figure.interval = Mean(values, clusters);
+    figure.interval = Mean(values, Drawn(results.spec, of));
     return figure;
   }
 
@@ -308,7 +316,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   }
   if (values.empty()) return std::nullopt;
   if (name == "difference" || name == "reached") {
-    figure.interval = Mean(values, clusters);
+    figure.interval = Mean(values, Drawn(results.spec, of));
   } else if (name == "worst_relative") {
     const auto [least, most] = std::ranges::minmax(values);
     figure.interval = {minimize ? most : least, std::nullopt, std::nullopt, values.size()};
@@ -317,7 +325,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
     if (std::ranges::any_of(values, [](double value) { return !(value > 0); })) {
       return std::nullopt;
     }
-    figure.interval = GeometricMean(values, clusters);
+    figure.interval = GeometricMean(values, Drawn(results.spec, of));
   }
   return figure;
 }
@@ -335,7 +343,7 @@ std::vector<BarResult> Judge(const Results& results) {
                                                                 : interval.mean;
       result.value = value.value_or(std::numeric_limits<double>::quiet_NaN());
       // What is no number holds nowhere.
-      result.holds = result.figure->left_out == 0 &&
+      result.holds = result.figure->left_out == 0 && std::isfinite(result.value) &&
                      (bar.at_most ? result.value <= bar.threshold : result.value >= bar.threshold);
     }
     judged.push_back(std::move(result));

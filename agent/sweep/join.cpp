@@ -21,9 +21,10 @@ struct Ended {
   Run run;
   RunOutcome outcome;
   std::vector<Point> points;
+  bool of_others = false;  // the report itself had joined it
 };
 
-// The runs of a report that are over, but for halved ones.
+// The runs of a report that are over.
 std::vector<Ended> RunsOf(const json& report) {
   std::vector<Ended> runs;
   for (const json& row : report.at("runs")) {
@@ -38,7 +39,6 @@ std::vector<Ended> RunsOf(const json& report) {
       throw SweepError(
           fmt::format("the report's run {} has an unknown ending", row.at("run").dump()));
     }
-    if (*ending == Ending::kHalved) continue;
     outcome.ending = *ending;
     outcome.why = row.at("why");
     outcome.status = row.at("status");
@@ -50,6 +50,7 @@ std::vector<Ended> RunsOf(const json& report) {
     if (!row.at("value").is_null()) {
       outcome.last = Point{row.at("step"), row.at("compute"), row.at("value"), row.at("fields")};
     }
+    ended.of_others = row.at("joined");
     for (const json& point : row.at("points")) {
       ended.points.push_back({point.at(0), point.at(1), point.at(2)});
     }
@@ -127,7 +128,7 @@ Joined Join(const Folder& folder, const json& report) {
   // What failed on the other machine when it was joined, and has been done there again since.
   const auto is_redone = [&](const Run& run, const RunOutcome& outcome) {
     const auto now = outcome_of.find(key(run));
-    return now != outcome_of.end() && outcome.ending != Ending::kFinished &&
+    return now != outcome_of.end() && outcome.joined && outcome.ending != Ending::kFinished &&
            outcome.host == now->second->host && outcome.started < now->second->started;
   };
   std::map<std::string, std::uint64_t> planned;
@@ -158,12 +159,9 @@ Joined Join(const Folder& folder, const json& report) {
   }
   joined.runs = taken.size();
   if (taken.empty()) return joined;
-  // Of the report's own machine: without those that it had joined itself.
-  std::size_t own = joined.runs;
-  for (std::size_t i = 1; i < origins.size(); ++i) {
-    own -= std::min(own, origins[i].at("runs").get<std::size_t>());
-  }
-  origins[0]["runs"] = own;
+  const auto own = std::ranges::count_if(taken, [](const Ended& one) { return !one.of_others; });
+  origins[0]["runs"] = own;  // of the report's own machine
+  if (own == 0) origins.erase(0);
   folder.AddOrigins(origins);
   for (const Ended& ended : taken) {
     folder.WritePoints(ended.outcome.id, ended.points);

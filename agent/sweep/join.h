@@ -18,9 +18,9 @@ struct Joined {
 // Takes over the runs of `report` (ReportJson, of a sweep of the same name, metric, command and
 // SetupOf) that are over and that the sweep does not have: runs are paired by parameters and seed,
 // and those of a pair come from one machine, so that what is compared has run side by side. A later
-// report of the same machine adds what it has done since. Halved runs stay where they are. The
-// report's provenance is kept beside the sweep's own. Nothing may run the sweep meanwhile. Throws
-// SweepError if `report` is none that can be joined.
+// report of the same machine adds what it has done since. The report's provenance is kept beside
+// the sweep's own. Nothing may run the sweep meanwhile. Throws SweepError if `report` is none that
+// can be joined.
 [[nodiscard]] Joined Join(const Folder& folder, const nlohmann::json& report);
 
 }  // namespace attune::sweep

@@ -301,7 +301,8 @@ std::string Render(const Results& results, const json& provenance, bool markdown
   text += Repeat(provenance) + "\n";
   const auto& clusters = results.spec.clusters;
   text += fmt::format(
-      "In brackets: 95 % intervals by the bootstrap over {}; of one over its runs ({} resamples, "
+      "In brackets: 95 % intervals by the bootstrap over {}; where there is one alone, over its "
+      "jobs or runs ({} resamples, "
       "seed {}).\n",
       clusters.empty()
           ? "jobs, each with all its seeds"
@@ -428,6 +429,7 @@ json ReportJson(const Results& results, const json& provenance) {
                   {"cpu_seconds", outcome.cpu_seconds},
                   {"memory", outcome.memory},
                   {"host", outcome.host},
+                  {"joined", outcome.joined},
                   {"status", outcome.status},
                   {"started", outcome.started},
                   {"fields", outcome.last ? json(outcome.last->fields) : json::object()},

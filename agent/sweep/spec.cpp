@@ -379,17 +379,21 @@ std::vector<std::uint64_t> ReadSeeds(Section& section) {
 void CheckUse(const Spec& spec, const Section& section, const Section& environment,
               const std::map<std::string, toml::source_region>& parameters) {
   std::set<std::string> used = {"policy"};
-  const auto use = [&](const Section& at, std::string_view key, const std::string& text) {
+  const auto check = [&](const Section& at, std::string_view key, const std::string& text) {
     for (const std::string& name : Placeholders(text)) {
       if (name != "seed" && name != "run" && name != "directory" && !parameters.contains(name)) {
         at.Fail(key, fmt::format("there is no parameter '{}'; put it into [parameters]", name));
       }
-      used.insert(name);
     }
+  };
+  const auto use = [&](const Section& at, std::string_view key, const std::string& text) {
+    check(at, key, text);
+    for (const std::string& name : Placeholders(text)) used.insert(name);
   };
   for (const std::string& word : spec.command) use(section, "command", word);
   for (const auto& [name, variant] : spec.variants) {
-    for (const std::string& word : variant.arguments) use(section, "variant", word);
+    // What reaches a variant alone would be other jobs that are the same to all the others.
+    for (const std::string& word : variant.arguments) check(section, "variant", word);
   }
   for (const auto& [name, value] : spec.environment) use(environment, name, value);
   for (const auto& [name, source] : parameters) {
@@ -433,12 +437,20 @@ void CheckBar(const Spec& spec, const Bar& bar, const Section& section) {
                                   fmt::join(policies, ", ")));
   };
   check("policy", bar.policy);
-  if (bar.against != kUntuned) check("against", bar.against);
+  constexpr std::array<std::string_view, 3> kWithoutInterval = {"worst_job", "worst_relative",
+                                                                "hindsight"};
+  if (bar.bound != "mean" &&
+      std::ranges::find(kWithoutInterval, bar.figure) != kWithoutInterval.end()) {
+    section.Fail("bound", fmt::format("{} has no interval; leave it out", bar.figure));
+  }
+  const bool compares = bar.figure != "value" && bar.figure != "failed";
+  if (compares || bar.against != kUntuned) check("against", bar.against);
   for (const std::string& policy : bar.among) check("among", policy);
   for (const std::string& policy : bar.longer) check("longer", policy);
   const auto check_names = [&](std::string_view table, const json& names, bool or_seed) {
     for (const auto& [name, value] : names.items()) {
-      const bool known = (or_seed && name == "seed") || HasParameter(spec, name);
+      const bool known =
+          (or_seed && name == "seed") || (name != "policy" && HasParameter(spec, name));
       if (!known) section.Fail(table, fmt::format("no run has a parameter '{}'", name));
     }
   };

@@ -275,6 +275,18 @@ TEST_CASE("jobs of one cluster are drawn together, for they are no independent s
   CHECK(*apart.high < -0.1);
 }
 
+TEST_CASE("where all runs are of one cluster its jobs are drawn, not their seeds") {
+  Results results = Sample();
+  results.runs.push_back(MakeResult("untuned", 5, 0, {{10, 10, 2}}));
+  results.runs.push_back(MakeResult("kmeans", 5, 0, {{10, 10, 2.0}}));
+  for (Result& result : results.runs) result.run.parameters["data"] = "one";
+  const auto of_jobs = Compute("difference", results, {})->interval;
+  results.spec.clusters = {"data"};
+  const auto of_one_cluster = Compute("difference", results, {})->interval;
+  CHECK(*of_one_cluster.low == *of_jobs.low);
+  CHECK(*of_one_cluster.high == *of_jobs.high);
+}
+
 TEST_CASE("a field is another number of the last line than the metric") {
   Results results = Sample();
   for (Result& result : results.runs) {

@@ -408,6 +408,29 @@ TEST_CASE("halving stops the worse runs early and lets the best one end") {
   CHECK_THAT(work.FolderOf("halve").ReadOutcome(2)->why, Contains("best 1/3 of 2 runs at step 2"));
 }
 
+TEST_CASE("what was halved on another machine is over here too") {
+  const std::string script =
+      "for i in 1 2 3; do echo \"{\\\"step\\\": $i, \\\"validation_loss\\\": $2}\"; done\n"
+      "sleep 0.2\n";
+  const std::string rest =
+      "seeds = [0, 1]\n[parameters]\na = [1, 3, 4]\n[environment]\nSEED = '{seed}'\n"
+      "[halving]\nresource = 'step'\nleast = 2\n";
+  const Workplace here;
+  const Workplace there;
+  CHECK(here.Sweep({"run", here.File("halve", script, rest), "--seeds", "0"}).status == 0);
+  CHECK(there.Sweep({"run", there.File("halve", script, rest), "--seeds", "1"}).status == 0);
+  const std::string report = (there.FolderOf("halve").Path() / "report.json").string();
+  CHECK(here.Sweep({"join", report}).out == "3 runs joined\n");
+  std::size_t halved = 0;
+  for (const sweep::Run& run : here.FolderOf("halve").ReadRuns()) {
+    const auto outcome = here.FolderOf("halve").ReadOutcome(run.id);
+    REQUIRE(outcome);
+    halved += run.seed == 1 && outcome->ending == sweep::Ending::kHalved ? 1 : 0;
+  }
+  CHECK(halved > 0);
+  CHECK(here.Sweep({"resume", "halve"}).status == 0);
+}
+
 TEST_CASE("a budget for the whole sweep ends it between two runs") {
   const Workplace work;
   const std::string script =

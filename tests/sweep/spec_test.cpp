@@ -164,6 +164,20 @@ TEST_CASE("what a sweep's file gets wrong is said with line and column") {
                      "1\n[[bar]]\nfigure = 'compute_to_target'\nat_most = 1\nlonger = ['twice']"),
              Contains("no run has the policy 'twice'"));
   CHECK_THAT(Refusal(bar + "where = {head = 8}"), Contains("no run has a parameter 'head'"));
+  const std::string policies = parameters + "1\npolicy = ['kmeans', 'keep']\n";
+  CHECK_THAT(Refusal(kCommand + policies +
+                     "[[bar]]\nfigure = 'value'\nat_most = 1\n"
+                     "where = {policy = 'keep'}"),
+             Contains("no run has a parameter 'policy'"));
+  CHECK_THAT(Refusal("twin = false\n" + std::string(kCommand) + policies +
+                     "[[bar]]\nfigure = 'difference'\nat_most = 1"),
+             Contains("no run has the policy 'untuned'"));
+  CHECK_THAT(Refusal(kCommand + parameters +
+                     "1\n[[bar]]\nfigure = 'worst_job'\nat_most = 1\nbound = 'high'"),
+             Contains("worst_job has no interval"));
+  CHECK_THAT(Refusal("command = ['true']\n[parameters]\nheads = [4, 8]\n"
+                     "[variant.few]\narguments = ['--heads', '{heads}']"),
+             Contains("parameter 'heads' reaches no run"));
   CHECK_THAT(Refusal(kCommand + parameters + "1\n[[case]]\nrate = 2"),
              Contains("'rate' is in [parameters] too"));
   CHECK_THAT(Refusal("command = ['{a}']\n[[case]]\na = 1\n[[case]]\nb = 1"),
