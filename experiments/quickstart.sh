@@ -24,7 +24,7 @@ done
 cd "$here"
 .ci/install-packages build
 cmake --preset release >/dev/null
-cmake --build --preset release -j "$(nproc)" --target attuned attune attune-demo-lm attune-demo-report >&2
+cmake --build --preset release -j "$(nproc)" --target attuned attune attune_pages attune-demo-lm attune-demo-report >&2
 
 bin=build/release/bin
 out="build/quickstart/seed-$seed"

@@ -115,7 +115,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/attuned.sock"
         log = open(f"{folder}/log", "w")  # noqa: SIM115
-        command = [BIN / "attuned", "--state-directory", folder, "--policy", "keep"]
+        command = [BIN / "attuned", "--config", "/dev/null", "--state-directory", folder]
+        command += ["--policy", "keep"]
         daemon = subprocess.Popen(command, stderr=log)
         try:
             tiny = compare(  # the shape of the demo (experiments/demo_lm.cpp)

@@ -20,7 +20,7 @@ for round in $(seq "$rounds"); do
     fi
     state="$work/$daemon-$round"
     mkdir "$state"
-    "$bin/attuned" --state-directory "$state" --policy keep 2>/dev/null &
+    "$bin/attuned" --config /dev/null --state-directory "$state" --policy keep 2>/dev/null &
     pid=$!
     until "$bin/attune" status --state-directory "$state" >/dev/null 2>&1; do :; done
     ATTUNE_ENDPOINT="ipc://$state/attuned.sock" "$bin/attune-demo-lm" --seed "$round" \
