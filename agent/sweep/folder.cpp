@@ -261,13 +261,16 @@ void Folder::AddResumed(const Spec& spec) const {
   WriteWhole(file, all.dump(1) + "\n");
 }
 
-void Folder::AddOrigins(const json& joined) const {
+std::size_t Folder::AddOrigin(const json& provenance) const {
   const fs::path file = path_ / "joined.json";
   json all = fs::exists(file) ? ReadJson(file) : json::array();
-  for (const json& origin : joined) {
-    if (std::ranges::find(all, origin) == all.end()) all.push_back(origin);
+  const auto found = std::ranges::find(all, provenance);
+  const auto number = static_cast<std::size_t>(found - all.begin());
+  if (found == all.end()) {
+    all.push_back(provenance);
+    WriteWhole(file, all.dump(1) + "\n");
   }
-  WriteWhole(file, all.dump(1) + "\n");
+  return number;
 }
 
 void Folder::WritePoints(std::uint64_t run, const std::vector<Point>& points) const {
@@ -294,7 +297,7 @@ std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   outcome.cpu_seconds = object.at("cpu_seconds");
   outcome.memory = object.at("memory");
   outcome.host = object.at("host");
-  outcome.joined = object.value("joined", false);
+  if (object.contains("origin")) outcome.origin = object.at("origin");
   return outcome;
 }
 
@@ -319,16 +322,16 @@ void Folder::WriteEnvironment(const std::map<std::string, Variables>& variables)
 }
 
 void Folder::WriteOutcome(const RunOutcome& outcome) const {
-  const json object = {{"ending", Name(outcome.ending)},
-                       {"why", outcome.why},
-                       {"status", outcome.status},
-                       {"last", outcome.last ? ToJson(*outcome.last) : json()},
-                       {"started", outcome.started},
-                       {"seconds", outcome.seconds},
-                       {"cpu_seconds", outcome.cpu_seconds},
-                       {"memory", outcome.memory},
-                       {"host", outcome.host},
-                       {"joined", outcome.joined}};
+  json object = {{"ending", Name(outcome.ending)},
+                 {"why", outcome.why},
+                 {"status", outcome.status},
+                 {"last", outcome.last ? ToJson(*outcome.last) : json()},
+                 {"started", outcome.started},
+                 {"seconds", outcome.seconds},
+                 {"cpu_seconds", outcome.cpu_seconds},
+                 {"memory", outcome.memory},
+                 {"host", outcome.host}};
+  if (outcome.origin) object["origin"] = *outcome.origin;
   WriteWhole(Of(outcome.id) / "outcome.json",
              object.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
 }

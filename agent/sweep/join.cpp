@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -21,7 +22,7 @@ struct Ended {
   Run run;
   RunOutcome outcome;
   std::vector<Point> points;
-  bool of_others = false;  // the report itself had joined it
+  std::optional<std::size_t> origin;  // of the report's: it had joined the run itself
 };
 
 // The runs of a report that are over.
@@ -50,7 +51,7 @@ std::vector<Ended> RunsOf(const json& report) {
     if (!row.at("value").is_null()) {
       outcome.last = Point{row.at("step"), row.at("compute"), row.at("value"), row.at("fields")};
     }
-    ended.of_others = row.at("joined");
+    if (!row.at("origin").is_null()) ended.origin = row.at("origin");
     for (const json& point : row.at("points")) {
       ended.points.push_back({point.at(0), point.at(1), point.at(2)});
     }
@@ -64,7 +65,8 @@ std::vector<Ended> RunsOf(const json& report) {
 Joined Join(const Folder& folder, const json& report) {
   std::vector<Ended> runs;
   std::set<std::string> unfinished;  // pairs
-  json origins = json::array();
+  json own;                          // provenance of what the report's machine has run itself
+  std::vector<json> others;          // and of what it had joined
   const Spec spec = folder.ReadSpec();
   try {
     if (report.at("sweep") != spec.name || report.at("metric") != spec.metric) {
@@ -101,13 +103,17 @@ Joined Join(const Folder& folder, const json& report) {
       run.seed = row.at("seed");
       unfinished.insert(run.Pair());
     }
-    json provenance = report.at("provenance");
-    static_cast<void>(DescribeOrigin(provenance));  // throws where a report could not show it
-    // What the report itself had joined comes from where it came from.
-    const json further = provenance.value("joined", json::array());
-    provenance.erase("joined");
-    origins.push_back({{"runs", 0}, {"provenance", std::move(provenance)}});
-    for (const json& origin : further) origins.push_back(origin);
+    own = report.at("provenance");
+    static_cast<void>(DescribeOrigin(own));  // throws where a report could not show it
+    for (const json& origin : own.value("joined", json::array())) {
+      others.push_back(origin.at("provenance"));
+    }
+    own.erase("joined");
+    for (const Ended& ended : runs) {
+      if (ended.origin && *ended.origin >= others.size()) {
+        throw SweepError("the report's runs are from where its provenance does not say");
+      }
+    }
   } catch (const json::exception& error) {
     throw SweepError(
         fmt::format("this is no report that can be joined; give the .json that attune sweep report "
@@ -128,7 +134,7 @@ Joined Join(const Folder& folder, const json& report) {
   // What failed on the other machine when it was joined, and has been done there again since.
   const auto is_redone = [&](const Run& run, const RunOutcome& outcome) {
     const auto now = outcome_of.find(key(run));
-    return now != outcome_of.end() && outcome.joined && outcome.ending != Ending::kFinished &&
+    return now != outcome_of.end() && outcome.origin && outcome.ending != Ending::kFinished &&
            outcome.host == now->second->host && outcome.started < now->second->started;
   };
   std::map<std::string, std::uint64_t> planned;
@@ -145,7 +151,6 @@ Joined Join(const Folder& folder, const json& report) {
   Joined joined;
   std::vector<Ended> taken;
   for (Ended& ended : runs) {
-    ended.outcome.joined = true;
     const auto place = planned.find(key(ended.run));
     if (place == planned.end()) {
       ++joined.unplanned;
@@ -158,12 +163,8 @@ Joined Join(const Folder& folder, const json& report) {
     }
   }
   joined.runs = taken.size();
-  if (taken.empty()) return joined;
-  const auto own = std::ranges::count_if(taken, [](const Ended& one) { return !one.of_others; });
-  origins[0]["runs"] = own;  // of the report's own machine
-  if (own == 0) origins.erase(0);
-  folder.AddOrigins(origins);
-  for (const Ended& ended : taken) {
+  for (Ended& ended : taken) {
+    ended.outcome.origin = folder.AddOrigin(ended.origin ? others[*ended.origin] : own);
     folder.WritePoints(ended.outcome.id, ended.points);
     folder.WriteOutcome(ended.outcome);
   }

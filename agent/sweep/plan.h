@@ -97,7 +97,7 @@ struct RunOutcome {
   double cpu_seconds = 0;     // processor time of all its processes
   std::uint64_t memory = 0;   // bytes, highest resident size of one process
   std::string host;
-  bool joined = false;  // taken over from another machine (join.h)
+  std::optional<std::size_t> origin = {};  // taken over from there (Folder::AddOrigin, join.h)
 };
 
 // A sweep's folder. Reading does not change it; used by one thread at a time.
@@ -120,7 +120,7 @@ class Folder {
   // Revision, machine, packages, as they were when the sweep began ("modified": tracked files
   // differed from the revision, other than the sweep's own report); under "resumed" what they were
   // when it was gone on with, where that was anything else; under "joined" those of the runs that
-  // were joined (join.h), each with "runs", how many, and "provenance".
+  // were joined, by their outcomes' `origin`.
   [[nodiscard]] nlohmann::json Provenance() const;
   [[nodiscard]] std::optional<RunOutcome> ReadOutcome(std::uint64_t run) const;
   // Lines that were cut short by a kill are left out.
@@ -135,7 +135,8 @@ class Folder {
   // On disk, whole, before they return. Throw std::system_error.
   void WriteOutcome(const RunOutcome& outcome) const;
   void WritePoints(std::uint64_t run, const std::vector<Point>& points) const;
-  void AddOrigins(const nlohmann::json& joined) const;
+  // Of runs that are joined: the number that their outcomes have for it, one for the same.
+  [[nodiscard]] std::size_t AddOrigin(const nlohmann::json& provenance) const;
   // Notes what the revision, machine and packages are now.
   void AddResumed(const Spec& spec) const;
 

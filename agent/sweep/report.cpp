@@ -259,12 +259,26 @@ std::string Failures(const Results& results) {
   return text;
 }
 
+// Under "joined" as the report has it: how many runs are from there, and their provenance.
+json Counted(json provenance, const Results& results) {
+  if (!provenance.contains("joined")) return provenance;
+  for (std::size_t origin = 0; origin < provenance["joined"].size(); ++origin) {
+    const auto runs = std::ranges::count_if(results.runs, [&](const Result& result) {
+      return result.outcome && result.outcome->origin == origin;
+    });
+    json& place = provenance["joined"][origin];
+    place = {{"runs", runs}, {"provenance", std::exchange(place, {})}};
+  }
+  return provenance;
+}
+
 std::string Repeat(const json& provenance) {
   std::string text = DescribeOrigin(provenance);
   for (const json& origin : provenance.value("resumed", json::array())) {
     text += "\nGone on with: " + DescribeOrigin(origin);
   }
   for (const json& origin : provenance.value("joined", json::array())) {
+    if (origin.at("runs") == 0) continue;  // this machine has run them itself since
     const json& theirs = origin.at("provenance");
     text += fmt::format("\nJoined: {} runs of {}", origin.at("runs").get<std::size_t>(),
                         DescribeOrigin(theirs));
@@ -298,7 +312,7 @@ std::string Render(const Results& results, const json& provenance, bool markdown
     }
   }
   text += section("To repeat it");
-  text += Repeat(provenance) + "\n";
+  text += Repeat(Counted(provenance, results)) + "\n";
   const auto& clusters = results.spec.clusters;
   text += fmt::format(
       "In brackets: 95 % intervals by the bootstrap over {}; where there is one alone, over its "
@@ -377,7 +391,7 @@ json ReportJson(const Results& results, const json& provenance) {
                  {"command", results.spec.command},
                  {"setup", SetupOf(results.spec)},
                  {"goal", results.spec.minimize ? "minimize" : "maximize"},
-                 {"provenance", provenance},
+                 {"provenance", Counted(provenance, results)},
                  {"bootstrap", {{"resamples", kResamples}, {"seed", kBootstrapSeed}}},
                  {"endings", Endings(results)},
                  {"cpu_seconds", ComputeSpent(results)},
@@ -429,7 +443,7 @@ json ReportJson(const Results& results, const json& provenance) {
                   {"cpu_seconds", outcome.cpu_seconds},
                   {"memory", outcome.memory},
                   {"host", outcome.host},
-                  {"joined", outcome.joined},
+                  {"origin", outcome.origin ? json(*outcome.origin) : json()},
                   {"status", outcome.status},
                   {"started", outcome.started},
                   {"fields", outcome.last ? json(outcome.last->fields) : json::object()},

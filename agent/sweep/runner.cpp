@@ -161,7 +161,7 @@ std::set<std::string> JoinedPairs(const std::vector<Run>& runs, const Outcomes& 
   std::set<std::string> pairs;
   for (const Run& run : runs) {
     const auto outcome = outcomes.find(run.id);
-    if (outcome != outcomes.end() && outcome->second.joined) pairs.insert(run.Pair());
+    if (outcome != outcomes.end() && outcome->second.origin) pairs.insert(run.Pair());
   }
   return pairs;
 }

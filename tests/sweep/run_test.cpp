@@ -180,9 +180,10 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   CHECK(here.Begun().size() == 4);  // nothing was run again
   const Ended whole = here.Sweep({"report", "parts", "--format", "json"});
   const json provenance = json::parse(whole.out).at("provenance");
-  CHECK(provenance.at("joined").at(0).at("runs") == 2);
+  CHECK(provenance.at("joined").size() == 1);  // one machine, whose report was joined twice
+  CHECK(provenance.at("joined").at(0).at("runs") == 4);
   CHECK(provenance.at("joined").at(0).at("provenance").contains("revision"));
-  CHECK_THAT(here.Sweep({"report", "parts"}).out, Contains("Joined: 2 runs of attune"));
+  CHECK_THAT(here.Sweep({"report", "parts"}).out, Contains("Joined: 4 runs of attune"));
 
   const Ended again = here.Sweep({"join", report});
   CHECK(again.status == 1);
@@ -190,6 +191,13 @@ TEST_CASE("what two machines have done of a sweep becomes one by joining their r
   const Workplace third;
   CHECK(third.Sweep({"run", third.File("parts", kQuick, seeds), "--policies", "wide"}).status == 0);
   CHECK_THAT(third.Sweep({"join", report}).out, Contains("0 runs joined; 4 left out"));
+  const Workplace fourth;
+  CHECK(fourth.Sweep({"run", fourth.File("parts", kQuick, seeds), "--seeds", "3"}).status == 0);
+  const std::string whole_report = (here.FolderOf("parts").Path() / "report.json").string();
+  CHECK_THAT(fourth.Sweep({"join", whole_report}).out, Contains("4 runs joined; 4 left out"));
+  const json of_two = json::parse(fourth.Sweep({"report", "parts", "--format", "json"}).out);
+  REQUIRE(of_two.at("provenance").at("joined").size() == 1);  // not of who had joined them
+  CHECK(of_two.at("provenance").at("joined").at(0).at("runs") == 4);
   const auto refusal = [&](const auto& change) {
     json of_another;
     std::ifstream(report) >> of_another;
