@@ -145,6 +145,8 @@ def test_a_module_that_runs_untuned_is_baked_as_it_runs():
     x = batch()
     said = model(x)
     torch.testing.assert_close(handle.bake()(x), said)
+    model.attention.attune.fits(3, 3)  # and it would be baked where it ran as it had said
+    assert not model.attention.attune.untuned
 
 
 def test_weights_that_are_computed_take_up_no_gains():

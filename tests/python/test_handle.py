@@ -426,17 +426,43 @@ def test_a_projection_that_does_not_hold_its_heads_cannot_be_baked():
         handle.bake()
 
 
-def test_what_cannot_be_baked_in_place_stays_tuned_as_it_was():
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("attention.heads", 8, "site 'attention' cannot be baked: a projection of 32"),
+        ("peft_config", {"default": "lora"}, r"adapters are not merged \(merge_and_unload\)"),
+    ],
+)
+def test_what_cannot_be_baked_in_place_stays_tuned_as_it_was(name, value, fault):
     model = OwnModel()
-    model.attention.heads = 8
+    path, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(path), attribute, value)
     handle = attached(model)
     apply(handle, varied(handle.sites))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="site 'attention' cannot be baked: a projection of 32"):
+    with pytest.raises(ValueError, match=fault):
         handle.bake_in_place()
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_sites_that_share_weights_are_baked_once_where_their_settings_agree():
+    model = nn.ModuleList([OwnModel(), OwnModel()]).eval()
+    for name in ("query", "output"):
+        getattr(model[1], name).weight = getattr(model[0], name).weight
+        getattr(model[1], name).bias = getattr(model[0], name).bias
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    x = batch()
+    said = [one(x) for one in model]
+    for baked, tuned in zip(handle.bake(), said, strict=True):
+        torch.testing.assert_close(baked(x), tuned, atol=1e-5, rtol=1e-5)
+    other = varied(handle.sites)
+    other.scale[0] = 1.0
+    apply(handle, other)
+    with pytest.raises(ValueError, match="shares weights with a site that has another setting"):
+        handle.bake()
 
 
 def test_a_projection_that_was_replaced_since_cannot_be_baked():

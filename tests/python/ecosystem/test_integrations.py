@@ -1,5 +1,6 @@
 """attune in other people's loops: Hugging Face's Trainer, Lightning's, and TensorBoard."""
 
+import warnings
 from types import SimpleNamespace
 
 import attune
@@ -198,6 +199,22 @@ class TunedAtTheEnd(huggingface.TrainerCallback):
             self.said = logits(model, self.rows)
 
 
+def refuse(self, attached):
+    """In place of `TunedModel.bake`."""
+    raise ValueError("site 'h.0' cannot be baked: its weights are quantized")
+
+
+def test_a_model_that_was_only_watched_is_as_it_was_though_it_could_not_be_baked(
+    tmp_path, log, monkeypatch
+):
+    monkeypatch.setattr(TunedModel, "bake", refuse)
+    trainer = hugging_face(tmp_path, huggingface.AttuneCallback(), steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        trainer.train()
+    assert not [name for name in trainer.model.state_dict() if "attune" in name]
+
+
 def logits(model, rows):
     training = model.training
     model.eval()
@@ -243,9 +260,6 @@ def test_the_best_checkpoint_is_saved_as_it_was_tuned(tmp_path, log):
 
 
 def test_a_model_that_cannot_be_baked_keeps_its_tuning_and_says_so(tmp_path, log, monkeypatch):
-    def refuse(self, attached):
-        raise ValueError("site 'h.0' cannot be baked: its weights are quantized")
-
     monkeypatch.setattr(TunedModel, "bake", refuse)
     rows = torch.stack([row["input_ids"] for row in sentences(4)])
     callback = huggingface.AttuneCallback()
@@ -257,16 +271,28 @@ def test_a_model_that_cannot_be_baked_keeps_its_tuning_and_says_so(tmp_path, log
     torch.testing.assert_close(logits(trainer.model, rows), tuned.said)
 
 
-def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, log):
+def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, log, monkeypatch):
     callback = huggingface.AttuneCallback()
-    trainer = hugging_face(tmp_path, callback, steps=4, eval_strategy="steps", eval_steps=4)
-    trainer.train()
+    trainer = hugging_face(tmp_path, callback, steps=4)
+    trainer.add_callback(TunedAtTheEnd(callback, torch.zeros(1, 8, dtype=torch.long)))
+    with monkeypatch.context() as patch:
+        patch.setattr(TunedModel, "bake", refuse)  # so that the first one's tuning stays
+        with pytest.warns(RuntimeWarning, match="keeps its tuning"):
+            trainer.train()
     first = callback.handle
-    apply(first, varied(first.sites))
+    assert first.setting == varied(first.sites)
+    found = []
+
+    class Look(huggingface.TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            found.append(callback.handle.setting)
+
+    trainer.add_callback(Look())
     trainer.train()
     assert callback.handle.job.key != first.job.key
     assert callback.handle.steps == 4
-    assert callback.handle.setting == attune.Setting.neutral(8)
+    assert found[0] == attune.Setting.neutral(8)
+    assert "removed" in first.apply(varied(first.sites))
 
 
 @pytest.fixture
@@ -377,15 +403,46 @@ def test_a_lightning_checkpoint_loads_into_a_plain_module_that_says_what_the_tun
     torch.testing.assert_close(logits(plain.model, rows), logits(module.model, rows))
 
 
+def test_a_lightning_checkpoint_is_looked_at_as_it_is_by_a_module_that_is_not_tuned(tmp_path, log):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = in_lightning.AttuneCallback()
+    trainer, module = fit(tmp_path, callback, steps=4)
+    apply(callback.handle, varied(callback.handle.sites))
+    said = logits(module.model, rows)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    validation = DataLoader(sentences(), 4)
+    another = Module()
+    trainer.validate(another, validation, ckpt_path=tmp_path / "saved.ckpt", verbose=False)
+    torch.testing.assert_close(logits(another.model, rows), said)
+    callback.handle.bake_in_place()
+    trainer.validate(module, validation, ckpt_path=tmp_path / "saved.ckpt", verbose=False)
+    torch.testing.assert_close(logits(module.model, rows), said)
+
+
+def test_a_finished_lightning_job_that_is_begun_again_is_plain(tmp_path, log):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = in_lightning.AttuneCallback()
+    trainer, module = fit(tmp_path, callback, steps=4)
+    apply(callback.handle, varied(callback.handle.sites))
+    said = logits(module.model, rows)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    again = Module()  # nothing is left to train: it is not attached to
+    fit(
+        tmp_path,
+        in_lightning.AttuneCallback(),
+        steps=4,
+        module=again,
+        checkpoint=tmp_path / "saved.ckpt",
+    )
+    torch.testing.assert_close(logits(again.model, rows), said)
+
+
 def test_a_lightning_module_that_cannot_be_baked_is_saved_untuned_and_that_is_said(
     tmp_path, log, monkeypatch
 ):
     callback = in_lightning.AttuneCallback()
     trainer, module = fit(tmp_path, callback, steps=4)
     apply(callback.handle, varied(callback.handle.sites))
-
-    def refuse(self, attached):
-        raise ValueError("site 'h.0' cannot be baked: its weights are quantized")
 
     monkeypatch.setattr(TunedModel, "bake", refuse)
     with pytest.warns(RuntimeWarning, match="quantized; its checkpoints have the weights without"):

@@ -16,6 +16,8 @@ from attune.values import METRICS, observation_fault
 from models import apply, attached, varied
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     AutoConfig,
     AutoModel,
     BertConfig,
@@ -293,13 +295,37 @@ def test_a_cap_that_the_kernel_leaves_out_is_not_measured():
     assert caps == [0.0, 0.5]
 
 
-def test_what_is_normalised_behind_the_heads_takes_up_no_gains_when_baked():
+@pytest.mark.parametrize("key_heads", [2, 4])
+def test_gains_before_a_norm_go_into_values_where_each_head_has_its_own(key_heads):
     bitnet = pytest.importorskip("transformers.models.bitnet")
-    model = bitnet.BitNetModel(bitnet.BitNetConfig(vocab_size=99, intermediate_size=64, **SMALL))
+    config = bitnet.BitNetConfig(
+        vocab_size=99, intermediate_size=64, num_key_value_heads=key_heads, **SMALL
+    )
+    model = bitnet.BitNetModel(config).eval()
     handle = attached(model)
     apply(handle, varied(handle.sites))
-    with pytest.raises(ValueError, match=r"normalises \(attn_sub_norm\) what its heads give"):
-        handle.bake()
+    if key_heads == 4:
+        with torch.no_grad():
+            said = model(input_ids=IDS).last_hidden_state
+            baked = handle.bake()(input_ids=IDS).last_hidden_state
+        torch.testing.assert_close(baked, said, atol=1e-5, rtol=1e-5)
+    else:
+        with pytest.raises(ValueError, match=r"normalises \(attn_sub_norm\) what its heads give"):
+            handle.bake()
+    handle.remove()
+
+
+def test_a_norm_behind_the_output_projection_is_none_before_it():
+    config = AlbertConfig(vocab_size=99, intermediate_size=64, embedding_size=16, **SMALL)
+    model = AlbertModel(config).eval()
+    if not any(calls_interface(module) for module in model.modules()):
+        pytest.skip("this version has an attention class of its own here")
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    with torch.no_grad():
+        said = model(input_ids=IDS).last_hidden_state
+        baked = handle.bake()(input_ids=IDS).last_hidden_state
+    torch.testing.assert_close(baked, said, atol=1e-5, rtol=1e-5)
     handle.remove()
 
 

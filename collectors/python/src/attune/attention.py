@@ -296,6 +296,8 @@ class Tuning(nn.Module):
         """Whether the module runs with the heads that it said; it is left out where it does not."""
         said = self.site.heads
         if heads == said and said % key_heads == 0:
+            if self.untuned:
+                self.untuned = False
             return True
         over = "" if key_heads == heads else f" over {key_heads} of the keys"
         self.leave_out(f"has {heads} heads{over} where it said {said}")

@@ -36,7 +36,7 @@ from attune.adapters import Adapter, default
 from attune.attention import PASSES_PER_FORWARD
 from attune.probe import MEASURE_EVERY_AT_FIRST, Probe, is_due
 from attune.protocol import ActionRequest
-from attune.tuned import TunedModel
+from attune.tuned import TunedModel, unwrapped
 from attune.values import (
     METRICS,
     PROFILE_BINS,
@@ -197,7 +197,13 @@ class Handle:
         Returns:
             What was wrong with it, in one line, or None.
         """
+        if self._removed:
+            return "the model is not tuned any more: the handle was removed"
         return self._tuned.apply(setting)
+
+    def tunes(self, model: nn.Module) -> bool:
+        """Whether this model is the one that is tuned, now."""
+        return not self._removed and self._tuned.model is unwrapped(model)
 
     def finish(
         self,

@@ -71,7 +71,7 @@ class TunedModel:
     """
 
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
-        self.model = _unwrapped(model)
+        self.model = unwrapped(model)
         self.places: list[Place] = []
         self._ignored: object | None = None
         order = {name: place for place, (name, _) in enumerate(self.model.named_modules())}
@@ -222,12 +222,19 @@ class TunedModel:
             if attached:
                 self.attach()
         modules = dict(plain.named_modules())
+        folded: dict[int, Setting] = {}  # weights that have been, by their identity
         for place, part, is_kept in zip(self.places, self._parts(setting), kept, strict=True):
-            if not is_kept or place.tuning.untuned:
+            if not is_kept or place.tuning.untuned or _is_neutral(part):
                 continue
+            module = modules[place.name]
             try:
-                _expect_projections(modules[place.name], part, modules)
-                place.adapter.bake(modules[place.name], part)
+                _expect_projections(module, modules)
+                weights = _weights(module)
+                if any(folded.get(id(weight), part) != part for weight in weights):
+                    raise ValueError("it shares weights with a site that has another setting")
+                if not any(id(weight) in folded for weight in weights):
+                    place.adapter.bake(module, part)
+                folded |= dict.fromkeys(map(id, weights), part)
             except ValueError as error:
                 site = place.tuning.site.name
                 raise ValueError(f"site '{site}' cannot be baked: {error}") from None
@@ -237,16 +244,24 @@ class TunedModel:
         """Takes the tunings out of the model, whose own weights compute the same from here on.
 
         Raises:
-            ValueError: As `bake`; the model is left as it was.
+            ValueError: As `bake`, and for a model with adapters (PEFT) that are not merged: they
+                would be saved without what was folded into the weights around them. The model is
+                left as it was.
         """
-        plain = self.bake(attached=True)
+        changed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if not _is_neutral(self.read()):
+            if _has_adapters(self.model):
+                raise ValueError("its adapters are not merged (merge_and_unload)")
+            plain = self.bake(attached=True)
+            pairs = zip(self.model.parameters(), plain.parameters(), strict=True)
+            changed = [(own, baked) for own, baked in pairs if not torch.equal(own, baked)]
         self.detach()
-        with torch.no_grad():
-            for weight, baked in zip(self.model.parameters(), plain.parameters(), strict=True):
-                weight.copy_(baked)
         for place, part in zip(self.places, self._parts(Setting.neutral(self.heads)), strict=True):
             place.tuning.apply_setting(part)
         self.setting = self.read()
+        with torch.no_grad():
+            for own, baked in changed:
+                own.copy_(baked)
 
     def _parts(self, setting: Setting) -> list[Setting]:
         """The setting of each site."""
@@ -268,7 +283,7 @@ class TunedModel:
         return [place.tuning.version() for place in self.places]
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, DataParallel and torch.compile."""
     inner: Any = model
     while True:
@@ -281,9 +296,28 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return inner  # type: ignore[no-any-return]
 
 
-def _expect_projections(module: nn.Module, setting: Setting, modules: dict[str, nn.Module]) -> None:
+def _is_neutral(setting: Setting) -> bool:
+    return setting == Setting.neutral(len(setting.active))
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    """As PEFT puts them around a model, or transformers into one."""
+    return bool(
+        getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False)
+    )
+
+
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    """What an attention module is folded into."""
+    projections = module.projections if isinstance(module, Attention) else ()
+    return [
+        weight for one in (module, *projections) if one is not None for weight in one.parameters()
+    ]
+
+
+def _expect_projections(module: nn.Module, modules: dict[str, nn.Module]) -> None:
     """What a module was told of its projections is of when it was made: are they still in use?"""
-    if not isinstance(module, Attention) or setting == Setting.neutral(module.heads):
+    if not isinstance(module, Attention):
         return
     names = {id(one): name for name, one in modules.items()}
     for projection in module.projections:

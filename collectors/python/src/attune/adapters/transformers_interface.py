@@ -27,7 +27,7 @@ _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _EAGER = "eager_attention_forward"
 # Of the queries, in one file or another: what is folded into their projection it takes out again.
 _QUERY_NORM = re.compile("(q|qk|query)_?(layer_?)?norm")
-# Before the kernel; any other norm may stand between the heads and their output projection.
+# Before the kernel; another norm may stand between the heads and their output projection.
 _NORM_BEFORE = re.compile("(q|k|v|qk|kv|query|key|value)_?.*")
 # Parameters of a module's own that its kernel reads beside the logits, not added to the queries.
 _BESIDE_LOGITS = ("sinks",)
@@ -332,21 +332,18 @@ class TransformersInterface:
         output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin")
         value = _child(module, "v_proj", "value", "v", "v_lin")
         norms = [name for name, child in module.named_children() if _is_norm(child)]
-        between = [
-            name
-            for name in norms
-            if not _NORM_BEFORE.fullmatch(name) or (output is None and name.startswith("v"))
-        ]
-        if between:
-            raise ValueError(
-                f"{type(module).__name__} normalises ({', '.join(between)}) what its heads give: "
-                "no weight can take up gains"
-            )
-        if output is not None:
+        behind = [name for name in norms if not _NORM_BEFORE.fullmatch(name)]
+        of_values = [name for name in norms if name.startswith("v")]
+        if output is not None and not behind:
             _expect(output, heads, width, inputs=True)
             fold(output, gains, width, inputs=True)
-        elif value is not None and _outputs(value) == heads * width:
-            fold(value, gains, width)  # the output projection is elsewhere; p · (v g) = (p · v) g
+        elif value is not None and _outputs(value) == heads * width and not of_values:
+            fold(value, gains, width)  # p · (v g) = (p · v) g, whatever comes behind
+        elif output is not None or of_values:
+            raise ValueError(
+                f"{type(module).__name__} normalises ({', '.join(behind or of_values)}) what its "
+                "heads give: no weight can take up gains"
+            )
         else:
             raise ValueError(f"the output projection of {type(module).__name__} is not known")
 

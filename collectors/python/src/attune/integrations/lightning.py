@@ -71,6 +71,8 @@ class AttuneCallback(Callback):
         self._fresh = fresh
         self._resumed: dict[str, Any] | None = None
         self._fits = False  # the checkpoint that is loaded is one to go on from
+        self._unfolded: dict[str, Any] = {}  # of that checkpoint
+        self._looks_at_tuned = False  # it is loaded into the module that is tuned
         self._losses: list[torch.Tensor] = []
         self._loss_scale = 1.0  # as the step that runs has it
         self._steps = 0
@@ -81,6 +83,7 @@ class AttuneCallback(Callback):
             self.handle.remove()
             self.handle = None
         resumed, self._resumed = self._resumed, None
+        unfolded, self._unfolded = self._unfolded, {}
         budget = self._budget
         if budget is None:
             steps = trainer.estimated_stepping_batches
@@ -99,6 +102,8 @@ class AttuneCallback(Callback):
         ]
         highest, optimizer = max(rates, key=lambda of: of[0], default=(0.0, None))
         rate = highest if self._learning_rate is None else self._learning_rate
+        if unfolded:
+            pl_module.load_state_dict(unfolded, strict=False)
         self.handle = attach(
             pl_module,
             name=self._name,
@@ -168,11 +173,16 @@ class AttuneCallback(Callback):
         weights = checkpoint["state_dict"]
         for name in [name for name in weights if f".{NAME}." in f".{name}"]:
             del weights[name]
-        if self.handle is None:
+        if self.handle is None or not self.handle.tunes(pl_module):
+            return
+        neutral = Setting.neutral(len(self.handle.setting.active))
+        if self.handle.setting == neutral:
             return
         try:
-            baked = self.handle.bake().state_dict()
-            changed = [name for name in baked if not torch.equal(weights[name], baked[name])]
+            own, baked = dict(pl_module.named_parameters()), self.handle.bake().named_parameters()
+            changed = {name: one for name, one in baked if not torch.equal(own[name], one)}
+            if any(not torch.equal(weights[name], own[name]) for name in changed):
+                raise ValueError("another callback has put other weights into the checkpoint")
         except Exception as error:
             warnings.warn(
                 f"attune: {error}; its checkpoints have the weights without the tuning",
@@ -181,7 +191,7 @@ class AttuneCallback(Callback):
             )
             return
         checkpoint[_UNFOLDED] = {name: weights[name] for name in changed}
-        weights.update({name: baked[name] for name in changed})
+        weights.update({name: one.detach() for name, one in changed.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """What the checkpoint keeps of the job."""
@@ -192,8 +202,11 @@ class AttuneCallback(Callback):
     ) -> None:
         """Comes between the weights and `load_state_dict`: who tunes has them unfolded."""
         self._fits = trainer.state.fn == TrainerFn.FITTING
-        unfolded = checkpoint.get(_UNFOLDED)
-        if unfolded and (self._fits or self.handle is not None):
+        self._looks_at_tuned = self.handle is not None and self.handle.tunes(pl_module)
+        unfolded = checkpoint.get(_UNFOLDED, {})
+        if self._fits:
+            self._unfolded = unfolded
+        elif self._looks_at_tuned:
             pl_module.load_state_dict(unfolded, strict=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -201,7 +214,7 @@ class AttuneCallback(Callback):
         job = state_dict["job"]
         if self._fits:
             self._resumed = job
-        elif job is not None and self.handle is not None:
+        elif job is not None and self.handle is not None and self._looks_at_tuned:
             scale, gain = floats(job["scale"]), floats(job["gain"])
             fault = self.handle.apply(Setting(scale, gain, bytes(job["active"])))
             if fault:
