@@ -145,7 +145,12 @@ std::unique_ptr<Child> StartDaemon(const Paths& paths, const std::vector<std::st
                                          words[0], error.code().message()));
   }
   const auto deadline = SteadyClock::now() + kStartTime;
-  while (!AskStatus(paths)) {
+  while (true) {
+    if (const auto status = AskStatus(paths)) {
+      if (status->pid == static_cast<std::uint64_t>(daemon->Id())) break;
+      throw std::runtime_error(fmt::format("another attuned (process {}) has come first at {}",
+                                           status->pid, paths.Endpoint()));
+    }
     if (daemon->Ended()) throw std::runtime_error("attuned did not start: " + LastLine(log));
     if (give_up()) return daemon;  // told by the caller, who ends it
     if (SteadyClock::now() > deadline) {

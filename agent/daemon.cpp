@@ -10,6 +10,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <system_error>
 #include <unordered_map>
@@ -156,7 +157,7 @@ class Daemon::Loop {
   };
   std::deque<ClosedWindow> windows_;  // for the analyst, once they are on disk
   std::uint64_t lesson_ = 0;          // ticket of the last end that the learner is to hear of
-  bool ends_stored_ = true;           // what jobs said at their end is on disk
+  std::set<std::string> unstored_;    // keys of jobs whose end may not be on disk
   std::map<std::uint64_t, std::string> chosen_;  // by a person: who decides about this job
 };
 
@@ -289,8 +290,13 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   std::optional<Live> fresh;
   std::vector<Trial> trials;  // that it has had, oldest first
   if (job == jobs_.end()) {
-    // What the store says of it may be old: then the trainer says hello once more.
-    if (!ends_stored_ && !(ends_stored_ = writer_.Flush())) return;
+    if (unstored_.contains(key)) {
+      if (!writer_.Flush()) {
+        spdlog::warn("job '{}' is back, and its end is not in the store yet: it waits", key);
+        return;  // the trainer says hello once more
+      }
+      unstored_.clear();
+    }
     const auto earlier = store_.FindJobByKey(key);
     // One that failed may go on from a checkpoint, as one that was killed.
     if (earlier && earlier->outcome == Outcome::kFinished) {
@@ -382,11 +388,12 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
     static_assert(std::is_same_v<Report, Bye>);
     lesson_ = Store(live, live.tracker.Take(report, UnixTime()));
     spdlog::info("job {} has {} at step {}", live.tracker.Id(), Name(report.outcome), report.step);
-    chosen_.erase(live.tracker.Id());
+    if (report.outcome == Outcome::kFinished) chosen_.erase(live.tracker.Id());
+    const std::string key = known->second;
     key_of_peer_.erase(known);
     jobs_.erase(found);
     // Its end is on disk before anybody says hello again, or learns from it (SendDue).
-    ends_stored_ = writer_.Flush();
+    if (!writer_.Flush()) unstored_.insert(key);
   }
 }
 

@@ -187,7 +187,7 @@ void Tracker::Reconsider(std::span<const Trial> trials, const Setting& in_force)
       governor_.Missed();
     }
     // What kept while an action was on its way says what had been in force before that.
-    const bool kept = status == AckStatus::kNone && answered <= trial.step;
+    const bool kept = status == AckStatus::kNone && answered < trial.step;
     if (kept && setting && trial.setting != *setting) governor_.Forget();  // the trainer's own
     if (status == AckStatus::kApplied || kept) setting = trial.setting;
   }

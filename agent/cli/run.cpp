@@ -318,8 +318,13 @@ int Run(const std::vector<std::string>& words) {
     try {
       daemon = StartDaemon(arguments.paths, daemon_flags, [] { return interrupted != 0; });
     } catch (const std::runtime_error&) {
-      if (!AskStatus(arguments.paths)) throw;
-      WarnOfUnusedFlags(arguments);  // another one has come first
+      // Another one may have come first, and not be ready yet.
+      constexpr int kLooks = 20;
+      for (int look = 0; !AskStatus(arguments.paths); ++look) {
+        if (look == kLooks) throw;
+        Pause(100ms);
+      }
+      WarnOfUnusedFlags(arguments);
     }
   }
 
@@ -338,7 +343,7 @@ int Run(const std::vector<std::string>& words) {
   }
   foreground = trainer->Id();
   // All jobs of a daemon of our own are the command's.
-  const bool alone = daemon != nullptr;
+  bool alone = daemon != nullptr;
   Follow(arguments.paths, alone ? "" : key, *trainer);
   const int status = trainer->Wait();
   foreground = 0;
@@ -349,9 +354,9 @@ int Run(const std::vector<std::string>& words) {
     AwaitEnd(OpenHistory(arguments.paths), key);
     if (daemon && ServesOthers(arguments.paths, key)) {
       fmt::print(stderr,
-                 "attune run: attuned goes on for other jobs, and ends when it has none for a "
-                 "while\n");
+                 "attune run: attuned goes on, for other jobs have found it (attune status)\n");
       daemon->Leave();
+      alone = false;
     }
     daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);

@@ -298,6 +298,11 @@ std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   outcome.memory = object.at("memory");
   outcome.host = object.at("host");
   if (object.contains("origin")) outcome.origin = object.at("origin");
+  if (!outcome.origin && object.value("joined", false)) {
+    throw SweepError(file.string() +
+                     " was joined by an attune that did not keep from where; join its report to a "
+                     "sweep of its own");
+  }
   return outcome;
 }
 

@@ -622,6 +622,14 @@ TEST_CASE("a policy is chosen for one live job, and that of the others stays") {
   static_cast<void>(trainer.Hear<Welcome>());
   CHECK(std::get<Reply>(daemon.Ask(UsePolicy{"kmeans", 1})).ok);
   CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).policy == "keep");  // as these daemons begin
+  const Setting setting = test::SmallJob().setting;
+  for (std::uint64_t step = 1; step <= 20; ++step) {
+    trainer.Say(test::HealthyStep(step, 5.0, setting));
+  }
+  trainer.Say(Bye{Outcome::kFinished, 20, 20.0, 5.0});
+  trainer.Say(Heartbeat{20});
+  static_cast<void>(trainer.Hear<Error>());  // the farewell has been taken
+  CHECK(daemon.History().FindTrial(1)->decider == "kmeans");
 }
 
 }  // namespace

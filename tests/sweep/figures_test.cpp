@@ -277,6 +277,10 @@ TEST_CASE("jobs of one cluster are drawn together, for they are no independent s
 
 TEST_CASE("where all runs are of one cluster its jobs are drawn, not their seeds") {
   Results results = Sample();
+  for (std::uint64_t seed : {2, 3, 4, 5}) {  // four seeds that gain beside one job that does not
+    results.runs.push_back(MakeResult("untuned", 4, seed, {{10, 10, 2}}));
+    results.runs.push_back(MakeResult("kmeans", 4, seed, {{10, 10, 1.5}}));
+  }
   results.runs.push_back(MakeResult("untuned", 5, 0, {{10, 10, 2}}));
   results.runs.push_back(MakeResult("kmeans", 5, 0, {{10, 10, 2.0}}));
   for (Result& result : results.runs) result.run.parameters["data"] = "one";
@@ -285,6 +289,7 @@ TEST_CASE("where all runs are of one cluster its jobs are drawn, not their seeds
   const auto of_one_cluster = Compute("difference", results, {})->interval;
   CHECK(*of_one_cluster.low == *of_jobs.low);
   CHECK(*of_one_cluster.high == *of_jobs.high);
+  CHECK(*of_one_cluster.high == 0);  // one draw in four has that job alone; of seven runs, none
 }
 
 TEST_CASE("a field is another number of the last line than the metric") {
