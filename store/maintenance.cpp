@@ -365,16 +365,17 @@ std::vector<std::string> Check(const fs::path& store) {
       }
     }
     {
-      Cursor cursor =
-          database.Select("SELECT \"table\", rowid, parent FROM pragma_foreign_key_check LIMIT ?",
-                          kFindingsOfAKind);
+      Cursor cursor = database.Select(
+          "SELECT \"table\", coalesce(' row ' || rowid, ''), parent"
+          " FROM pragma_foreign_key_check LIMIT ?",
+          kFindingsOfAKind);
       std::string table;
       std::string parent;
-      std::optional<std::int64_t> row;
+      std::string row;
       while (cursor.Step()) {
         cursor.Read(table, row, parent);
-        findings.push_back(fmt::format("{}{}: belongs to a row of {} that is not there", table,
-                                       row ? fmt::format(" row {}", *row) : "", parent));
+        findings.push_back(
+            fmt::format("{}{}: belongs to a row of {} that is not there", table, row, parent));
       }
     }
     for (const Rule& rule : Rules()) {
