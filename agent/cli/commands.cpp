@@ -40,10 +40,10 @@ const std::vector<Command> kCommands = {
      .summary = "run a trainer and tune it while it runs",
      .about =
          R"(Uses the running attuned, or starts a private one that ends with the command (or goes on
-where other jobs have found it). The trainer finds it by ATTUNE_ENDPOINT and ATTUNE_JOB in its environment. Progress goes to stderr, and at the
-end what was tried and what came of it. The exit status is the command's (127: it cannot be started).
-Flags of attuned (attuned --help), such as --policy or --windows, set up the private daemon; a running one
-is as it was started.
+where other jobs have found it). The trainer finds it by ATTUNE_ENDPOINT and ATTUNE_JOB in its
+environment. Progress goes to stderr, and at the end what was tried and what came of it. The exit
+status is the command's (127: it cannot be started). Flags of attuned (attuned --help), such as
+--policy or --windows, set up the private daemon; a running one is as it was started.
 )",
      .flags = {{"report", Kind::kText, "FILE", "write that summary as JSON"}},
      .example = "run --policy kmeans -- ./train --epochs 3",

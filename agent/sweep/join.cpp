@@ -163,8 +163,14 @@ Joined Join(const Folder& folder, const json& report) {
     }
   }
   joined.runs = taken.size();
+  std::map<std::optional<std::size_t>, std::size_t> numbers;  // of their origins, here
   for (Ended& ended : taken) {
-    ended.outcome.origin = folder.AddOrigin(ended.origin ? others[*ended.origin] : own);
+    auto number = numbers.find(ended.origin);
+    if (number == numbers.end()) {
+      const json& provenance = ended.origin ? others[*ended.origin] : own;
+      number = numbers.emplace(ended.origin, folder.AddOrigin(provenance)).first;
+    }
+    ended.outcome.origin = number->second;
     folder.WritePoints(ended.outcome.id, ended.points);
     folder.WriteOutcome(ended.outcome);
   }

@@ -266,8 +266,8 @@ json Counted(json provenance, const Results& results) {
     const auto runs = std::ranges::count_if(results.runs, [&](const Result& result) {
       return result.outcome && result.outcome->origin == origin;
     });
-    json& place = provenance["joined"][origin];
-    place = {{"runs", runs}, {"provenance", std::exchange(place, {})}};
+    json theirs = std::move(provenance["joined"][origin]);
+    provenance["joined"][origin] = {{"runs", runs}, {"provenance", std::move(theirs)}};
   }
   return provenance;
 }

@@ -391,50 +391,44 @@ def test_a_resumed_lightning_trainer_is_the_same_job_with_its_setting(tmp_path, 
     assert second.handle.setting == varied(first.handle.sites)
 
 
-def test_a_lightning_checkpoint_loads_into_a_plain_module_that_says_what_the_tuned_one_said(
-    tmp_path, log
-):
+@pytest.fixture
+def saved(tmp_path, log):
+    """A checkpoint of a tuned module, with who has made it and what the module said."""
     rows = torch.stack([row["input_ids"] for row in sentences(4)])
     callback = in_lightning.AttuneCallback()
     trainer, module = fit(tmp_path, callback, steps=4)
     apply(callback.handle, varied(callback.handle.sites))
-    trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    plain = Module.load_from_checkpoint(tmp_path / "saved.ckpt", weights_only=False)
-    torch.testing.assert_close(logits(plain.model, rows), logits(module.model, rows))
+    file = tmp_path / "saved.ckpt"
+    trainer.save_checkpoint(file)
+    return SimpleNamespace(
+        file=file,
+        callback=callback,
+        trainer=trainer,
+        module=module,
+        rows=rows,
+        said=logits(module.model, rows),
+    )
 
 
-def test_a_lightning_checkpoint_is_looked_at_as_it_is_by_a_module_that_is_not_tuned(tmp_path, log):
-    rows = torch.stack([row["input_ids"] for row in sentences(4)])
-    callback = in_lightning.AttuneCallback()
-    trainer, module = fit(tmp_path, callback, steps=4)
-    apply(callback.handle, varied(callback.handle.sites))
-    said = logits(module.model, rows)
-    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+def test_a_lightning_checkpoint_loads_into_a_plain_module_that_says_what_the_tuned_one_said(saved):
+    plain = Module.load_from_checkpoint(saved.file, weights_only=False)
+    torch.testing.assert_close(logits(plain.model, saved.rows), saved.said)
+
+
+def test_a_lightning_checkpoint_is_looked_at_as_it_is_by_a_module_that_is_not_tuned(saved):
     validation = DataLoader(sentences(), 4)
     another = Module()
-    trainer.validate(another, validation, ckpt_path=tmp_path / "saved.ckpt", verbose=False)
-    torch.testing.assert_close(logits(another.model, rows), said)
-    callback.handle.bake_in_place()
-    trainer.validate(module, validation, ckpt_path=tmp_path / "saved.ckpt", verbose=False)
-    torch.testing.assert_close(logits(module.model, rows), said)
+    saved.trainer.validate(another, validation, ckpt_path=saved.file, verbose=False)
+    torch.testing.assert_close(logits(another.model, saved.rows), saved.said)
+    saved.callback.handle.bake_in_place()
+    saved.trainer.validate(saved.module, validation, ckpt_path=saved.file, verbose=False)
+    torch.testing.assert_close(logits(saved.module.model, saved.rows), saved.said)
 
 
-def test_a_finished_lightning_job_that_is_begun_again_is_plain(tmp_path, log):
-    rows = torch.stack([row["input_ids"] for row in sentences(4)])
-    callback = in_lightning.AttuneCallback()
-    trainer, module = fit(tmp_path, callback, steps=4)
-    apply(callback.handle, varied(callback.handle.sites))
-    said = logits(module.model, rows)
-    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+def test_a_finished_lightning_job_that_is_begun_again_is_plain(saved, tmp_path):
     again = Module()  # nothing is left to train: it is not attached to
-    fit(
-        tmp_path,
-        in_lightning.AttuneCallback(),
-        steps=4,
-        module=again,
-        checkpoint=tmp_path / "saved.ckpt",
-    )
-    torch.testing.assert_close(logits(again.model, rows), said)
+    fit(tmp_path, in_lightning.AttuneCallback(), steps=4, module=again, checkpoint=saved.file)
+    torch.testing.assert_close(logits(again.model, saved.rows), saved.said)
 
 
 def test_a_lightning_module_that_cannot_be_baked_is_saved_untuned_and_that_is_said(

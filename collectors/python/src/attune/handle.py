@@ -239,7 +239,7 @@ class Handle:
         """
         if self._removed:
             return
-        self.finish(outcome=Outcome.FINISHED if self._finished else Outcome.FAILED)
+        self.finish(outcome=Outcome.FAILED)
         self._removed = True
         self._tuned.detach()
 

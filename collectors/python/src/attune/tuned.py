@@ -224,7 +224,7 @@ class TunedModel:
         modules = dict(plain.named_modules())
         folded: dict[int, Setting] = {}  # weights that have been, by their identity
         for place, part, is_kept in zip(self.places, self._parts(setting), kept, strict=True):
-            if not is_kept or place.tuning.untuned or _is_neutral(part):
+            if not is_kept or place.tuning.untuned or part.is_neutral:
                 continue
             module = modules[place.name]
             try:
@@ -249,7 +249,7 @@ class TunedModel:
                 left as it was.
         """
         changed: list[tuple[torch.Tensor, torch.Tensor]] = []
-        if not _is_neutral(self.read()):
+        if not self.read().is_neutral:
             if _has_adapters(self.model):
                 raise ValueError("its adapters are not merged (merge_and_unload)")
             plain = self.bake(attached=True)
@@ -294,10 +294,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
             inner = inner.module
         else:
             return inner  # type: ignore[no-any-return]
-
-
-def _is_neutral(setting: Setting) -> bool:
-    return setting == Setting.neutral(len(setting.active))
 
 
 def _has_adapters(model: nn.Module) -> bool:

@@ -175,6 +175,11 @@ class Setting:
         """The model as its author built it."""
         return cls(floats([1.0]) * heads, floats([1.0]) * heads, b"\x01" * heads)
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether it changes nothing."""
+        return self == Setting.neutral(len(self.active))
+
 
 @dataclass(frozen=True)
 class Observation:

@@ -27,8 +27,8 @@ _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _EAGER = "eager_attention_forward"
 # Of the queries, in one file or another: what is folded into their projection it takes out again.
 _QUERY_NORM = re.compile("(q|qk|query)_?(layer_?)?norm")
-# Before the kernel; another norm may stand between the heads and their output projection.
-_NORM_BEFORE = re.compile("(q|k|v|qk|kv|query|key|value)_?.*")
+# How norms before the kernel begin; others may stand between the heads and their projection.
+_BEFORE_KERNEL = ("q", "k", "v")
 # Parameters of a module's own that its kernel reads beside the logits, not added to the queries.
 _BESIDE_LOGITS = ("sinks",)
 
@@ -332,7 +332,7 @@ class TransformersInterface:
         output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin")
         value = _child(module, "v_proj", "value", "v", "v_lin")
         norms = [name for name, child in module.named_children() if _is_norm(child)]
-        behind = [name for name in norms if not _NORM_BEFORE.fullmatch(name)]
+        behind = [name for name in norms if not name.startswith(_BEFORE_KERNEL)]
         of_values = [name for name in norms if name.startswith("v")]
         if output is not None and not behind:
             _expect(output, heads, width, inputs=True)

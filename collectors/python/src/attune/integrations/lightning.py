@@ -175,8 +175,7 @@ class AttuneCallback(Callback):
             del weights[name]
         if self.handle is None or not self.handle.tunes(pl_module):
             return
-        neutral = Setting.neutral(len(self.handle.setting.active))
-        if self.handle.setting == neutral:
+        if self.handle.setting.is_neutral:
             return
         try:
             own, baked = dict(pl_module.named_parameters()), self.handle.bake().named_parameters()
