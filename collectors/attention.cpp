@@ -79,41 +79,44 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
   return numbers;
 }
 
-// Of all rows, for each of the last dimension: [width], in float32.
-torch::Tensor SumOfProducts(const torch::Tensor& one, const torch::Tensor& other) {
-  // Some rows at a time: their sums stay in the processor's cache.
-  constexpr std::int64_t kRows = 64;
-  const torch::Tensor rows = one.flatten(0, -2);
-  const torch::Tensor other_rows = other.flatten(0, -2);
-  torch::Tensor sums = torch::zeros({kRows, rows.size(1)}, one.options().dtype(torch::kFloat32));
-  for (std::int64_t row = 0; row < rows.size(0); row += kRows) {
-    const std::int64_t count = std::min(kRows, rows.size(0) - row);
+// Of every example the products of a head's values, summed; of these the sizes, summed over the
+// examples: [heads], in float32. The factors are [batch, length, heads × head_width].
+torch::Tensor SizesOfProducts(const torch::Tensor& one, const torch::Tensor& other,
+                              std::int64_t heads) {
+  constexpr std::int64_t kRows = 1024;  // at a time: so much is copied at most
+  const std::int64_t examples =
+      std::max<std::int64_t>(kRows / std::max<std::int64_t>(one.size(1), 1), 1);
+  torch::Tensor sizes = torch::zeros({heads}, one.options().dtype(torch::kFloat32));
+  for (std::int64_t first = 0; first < one.size(0); first += examples) {
+    const std::int64_t count = std::min(examples, one.size(0) - first);
     const auto part = [&](const torch::Tensor& x) {
-      return x.narrow(0, row, count).to(torch::kFloat32);
+      return x.narrow(0, first, count).to(torch::kFloat32);
     };
-    sums.narrow(0, 0, count).addcmul_(part(rows), part(other_rows));
+    const torch::Tensor products = part(one) * part(other);
+    sizes += products.sum(1).view({count, heads, -1}).sum(-1).abs().sum(0);
   }
-  return sums.sum(0);
+  return sizes;
 }
 
-// Lets backward() add ∂loss/∂gain of every head to `slope`, [heads], through one factor of the last
-// product, [rows, heads × head_width]: the heads' outputs or what projects them. As the gain
-// multiplies a head's columns, its slope is their sum of `ungained`, the factor without it, times
-// the factor's own gradient. Returns the factor to use instead.
-torch::Tensor MeasureImportance(const torch::Tensor& factor, const torch::Tensor& ungained,
-                                std::int64_t heads, const std::shared_ptr<torch::Tensor>& slope) {
-  // Of this pass alone: what a parameter's gradient has from passes before is not in it.
+// Lets backward() add |∂loss/∂gain| of every head, example by example, to `importance`, [heads]
+// (Michel et al., 1905.10650: signs that differ between examples do not cancel). `gained` are the
+// heads' outputs with their gains, `ungained` without, [batch, length, heads × head_width].
+// Returns what to use in place of `gained`.
+torch::Tensor MeasureImportance(const torch::Tensor& gained, const torch::Tensor& ungained,
+                                std::int64_t heads,
+                                const std::shared_ptr<torch::Tensor>& importance) {
   torch::Tensor of_pass =
-      factor.requires_grad() ? factor.view_as(factor) : factor.detach().requires_grad_(true);
-  of_pass.register_hook([slope, heads, values = ungained.detach()](const torch::Tensor& gradient) {
-    const torch::NoGradGuard no_grad;
-    try {
-      const torch::Tensor now = SumOfProducts(gradient, values).view({heads, -1}).sum(-1);
-      *slope = slope->defined() ? *slope + now : now;
-    } catch (const c10::Error&) {
-      // No room on its device: this pass is left out, and the backward pass goes on.
-    }
-  });
+      gained.requires_grad() ? gained.view_as(gained) : gained.detach().requires_grad_(true);
+  of_pass.register_hook(
+      [importance, heads, values = ungained.detach()](const torch::Tensor& gradient) {
+        const torch::NoGradGuard no_grad;
+        try {
+          const torch::Tensor now = SizesOfProducts(gradient, values, heads);
+          *importance = importance->defined() ? *importance + now : now;
+        } catch (const c10::Error&) {
+          // No room on its device: this pass is left out, and the backward pass goes on.
+        }
+      });
   return of_pass;
 }
 
@@ -289,22 +292,17 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
   torch::Tensor causal;
   if (options_.causal) causal = causal_mask_.Of(queries.size(2), queries.options());
   const torch::Tensor heads = Attend(queries, keys, values, causal, mask);
-  const torch::Tensor ungained = Part(now, output->weight, 1);
-  torch::Tensor projection = now.plain_gain ? ungained : ungained * now.gain.to(ungained.dtype());
-  std::shared_ptr<torch::Tensor> slope;  // of this pass, where it counts
-  if (measure) slope = std::make_shared<torch::Tensor>();
-  if (again && now.setting.active == measured_->active) slope = measured_->slope;
+  std::shared_ptr<torch::Tensor> importance;  // of this pass, where it counts
+  if (measure) importance = std::make_shared<torch::Tensor>();
+  if (again && now.setting.active == measured_->active) importance = measured_->importance;
   torch::Tensor merged = Merge(heads);
-  if (slope && torch::GradMode::is_enabled() &&
+  torch::Tensor projection = Part(now, output->weight, 1);
+  if (importance && torch::GradMode::is_enabled() &&
       (merged.requires_grad() || projection.requires_grad())) {
-    // The smaller factor is the cheaper one, one that is trained has a gradient anyway; a gain is
-    // in the projection alone.
-    if (now.plain_gain && merged.requires_grad() &&
-        (merged.numel() < projection.numel() || !projection.requires_grad())) {
-      merged = MeasureImportance(merged, merged, now.count, slope);
-    } else {
-      projection = MeasureImportance(projection, ungained, now.count, slope);
-    }
+    const torch::Tensor gained = now.plain_gain ? merged : merged * now.gain.to(merged.dtype());
+    merged = MeasureImportance(gained, merged, now.count, importance);
+  } else if (!now.plain_gain) {
+    projection = projection * now.gain.to(projection.dtype());
   }
   const torch::Tensor result = F::linear(merged, projection, output->bias);
 
@@ -314,7 +312,8 @@ torch::Tensor TunableAttentionImpl::forward(const torch::Tensor& x, const torch:
     try {
       // Of a pass that shows nothing (no rows, one key) the wish stays for the next.
       if (auto sample = Draw(now, queries, keys, heads, mask, *wish_)) {
-        measured_ = Measured{*std::move(sample), std::move(slope), now.setting.active, seconds};
+        measured_ =
+            Measured{*std::move(sample), std::move(importance), now.setting.active, seconds};
         if (queries.is_cpu()) measured_->content = WorkOut(std::get<Sample>(measured_->content));
         wish_.reset();
       }
@@ -443,9 +442,9 @@ std::optional<SiteMeasurement> TunableAttentionImpl::TakeMeasurement() {
   auto& [metrics, profile] = std::get<Numbers>(measured->content);
   if (metrics.empty()) return std::nullopt;
   const std::size_t count = metrics.size() / kMetrics;
-  const torch::Tensor& slope = *measured->slope;
-  const std::vector<float> importance =
-      slope.defined() ? Floats(slope.abs()) : std::vector<float>(count, 0.0F);
+  const std::vector<float> importance = measured->importance->defined()
+                                            ? Floats(*measured->importance)
+                                            : std::vector<float>(count, 0.0F);
 
   const std::size_t heads = measured->active.size();
   SiteMeasurement result;

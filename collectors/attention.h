@@ -108,8 +108,8 @@ class TunableAttentionImpl : public torch::nn::Module {
   // generator of this module's own. Mask entries of −10,000 and below hide a key. The passes behind
   // it, of further micro-batches, add to the importance and to the seconds.
   void MeasureNext(std::int64_t rows, std::int64_t sequences);
-  // What was measured, after the last backward() (importance comes from the gradient of the last
-  // product, the heads' outputs by the output projection; 0 where backward() has not passed there);
+  // What was measured, after the last backward() (importance comes from the gradient of the heads'
+  // outputs, example by example: row by row of the batch; 0 where backward() has not passed there);
   // nothing if no forward ran since MeasureNext or no query saw two keys. Clears it, and the wish
   // to measure.
   [[nodiscard]] std::optional<SiteMeasurement> TakeMeasurement();
@@ -157,7 +157,8 @@ class TunableAttentionImpl : public torch::nn::Module {
     // Worked out at once on the processor; else when it is taken, so that no pass waits for a
     // device.
     std::variant<Sample, Numbers> content;
-    std::shared_ptr<torch::Tensor> slope;  // [count], ∂loss/∂gain, once backward() has been there
+    // [count], Σ |∂loss/∂gain| of the examples, once backward() has been there
+    std::shared_ptr<torch::Tensor> importance;
     std::vector<std::uint8_t> active;
     double forward_seconds = 0;
   };

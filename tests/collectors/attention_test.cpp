@@ -305,17 +305,20 @@ TEST_CASE("uniform attention has entropy 1, a flat profile and redundancy 1") {
   }
 }
 
-// The slopes of the loss by finite differences beside what was measured.
+// The slopes of each example's loss by finite differences beside what was measured.
 void CheckImportance(TunableAttention& module, std::vector<float> gain, std::int64_t tokens) {
   module->to(torch::kFloat64);
   const std::vector<float> scale = {1, 2, 1, 0.5F};
   const std::vector<std::uint8_t> active = {1, 1, 0, 1};
   const torch::Tensor x = torch::randn({2, tokens, 24}, torch::kFloat64);
   const torch::Tensor target = torch::randn({2, tokens, 24}, torch::kFloat64);
-  const auto loss = [&] { return (module->forward(x) - target).square().mean(); };
+  // Of the two examples, which share the mean: [2].
+  const auto losses = [&] {
+    return (module->forward(x) - target).square().mean(torch::IntArrayRef{1, 2}) / 2;
+  };
   module->Apply(scale, gain, active);
   module->MeasureNext(4, 1);
-  loss().backward();
+  losses().sum().backward();
   const auto measured = module->TakeMeasurement();
   REQUIRE(measured);
   CHECK(At(*measured, 2, Metric::kImportance) == 0);
@@ -325,24 +328,26 @@ void CheckImportance(TunableAttention& module, std::vector<float> gain, std::int
       std::vector<float> gains = gain;
       gains[head] = moved;
       module->Apply(scale, gains, active);
-      return loss().item<double>();
+      return losses().detach();
     };
     const float below = std::max(gain[head] - kStep, 0.0F);
     const float above = below + 2 * kStep;
-    const double middle = (loss_at(above) - loss_at(below)) / (2.0 * kStep);
+    const torch::Tensor middle = (loss_at(above) - loss_at(below)) / (2.0 * kStep);
     // At the bound of 0 the difference is of one side alone: the loss is a parabola there.
-    const double curve =
+    const torch::Tensor curve =
         (loss_at(above) - 2 * loss_at(below + kStep) + loss_at(below)) / (kStep * kStep);
-    const double slope = middle - curve * (below + kStep - gain[head]);
-    CHECK(At(*measured, head, Metric::kImportance) == Approx(std::abs(slope)).epsilon(1e-3));
+    const torch::Tensor slopes = middle - curve * (below + kStep - gain[head]);
+    CHECK(At(*measured, head, Metric::kImportance) ==
+          Approx(slopes.abs().sum().item<double>()).epsilon(1e-3));
   }
 }
 
-TEST_CASE("importance is the slope of the loss along the head's gain") {
+TEST_CASE(
+    "importance is the sum of the sizes of the slopes of the examples along the head's gain") {
   torch::manual_seed(6);
   const auto gain = GENERATE(std::vector<float>{1, 1.5F, 1, 0.75F}, std::vector<float>{0, 1, 1, 2},
                              std::vector<float>{1, 1, 1, 1});
-  const auto tokens = GENERATE(4, 18);  // fewer and more than the projection has rows
+  const auto tokens = GENERATE(4, 1030);  // one and several parts of the batch at a time
   const bool trains_projection = GENERATE(true, false);
   TunableAttention module(Options(Shape::kCausal));
   module->output->weight.set_requires_grad(trains_projection);
