@@ -21,8 +21,8 @@ enum class Metric : std::uint8_t {
   kTopWeight = 2,       // mean over rows of max_j p_j (Voita et al. 2019, "confidence"); [0, 1]
   kFirstTokenMass = 3,  // mean over rows of the weight on the first key; [0, 1]
   kOutputNorm = 4,      // norm of the head's output over the mean of its site's heads; >= 0
-  // |dLoss/dgain| of the batch's loss; >= 0. Michel et al. (1905.10650) take the mean over examples
-  // of the absolute value: here signs cancel, and of a model that is nearly done little is left.
+  // |dLoss/dgain| of each example's part in the batch's loss, summed: where that is the mean of the
+  // examples' losses, the mean of Michel et al. (1905.10650), whose signs do not cancel; >= 0.
   kImportance = 5,
   kRedundancy = 6,  // largest cosine to the weights of another active head of its site; [0, 1]
 };

@@ -56,12 +56,32 @@ class Plan(NamedTuple):
         active: [A] the indices of the active heads; None where all are.
         scale: [A, 1, 1] factors on the queries; None where all are 1.
         gain: [A, 1, 1] factors on the outputs; None where all are 1. In a measured step a leaf of
-            the graph stands behind it.
+            the graph stands behind it, and its gradient is the importance (`Tuning.weigh`).
     """
 
     active: Tensor | None
     scale: Tensor | None
     gain: Tensor | None
+
+
+class _Weighed(torch.autograd.Function):
+    """Outputs times gains. To a gain it gives back Σ |∂loss/∂gain| of the examples.
+
+    As Michel et al. (1905.10650) have it: signs that differ between examples do not cancel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gain: Tensor) -> Tensor:
+        ctx.save_for_backward(output, gain)
+        return output * gain.to(output.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        output, gain = ctx.saved_tensors
+        # [A, 1, 1] of [batch, A, queries, width], or [A, 1] of [batch, queries, A, width].
+        others = (2, 3) if gain.dim() == 3 else (1, 3)
+        slopes = (gradient * output).sum(others, dtype=torch.float32)  # [batch, A]
+        return gradient * gain.to(gradient.dtype), slopes.abs().sum(0).view_as(gain)
 
 
 class Shared:
@@ -486,10 +506,15 @@ class Tuning(nn.Module):
 
         Where nothing is learned of the outputs the gains of a measured step (which are) would make
         the whole model behind them keep what a backward pass needs: their gradient is 0 then.
+
+        Args:
+            output: [batch, A, queries, width], or [batch, queries, A, width].
+            gain: [A, 1, 1], or [A, 1].
         """
-        if not output.requires_grad:
-            gain = gain.detach()
-        return output * gain.to(output.dtype)
+        if output.requires_grad and gain.requires_grad:
+            weighed: Tensor = _Weighed.apply(output, gain)
+            return weighed
+        return output * gain.detach().to(output.dtype)
 
     def cut_mask(self, mask: Tensor | None, index: Tensor) -> Tensor | None:
         """The mask of the active heads; as it is where all share it, or where it is no tensor."""
@@ -512,23 +537,22 @@ def take_numbers(tunings: Sequence[Tuning], loss_scale: float = 1.0) -> Tensor:
         loss_scale: By which the loss was multiplied before its backward pass.
 
     Returns:
-        [heads of all sites, COLUMNS], on the first site's device, with the gradient of the gain
-        (its sign too) as importance, after the backward pass; the last column is 0 in rows that
-        were not measured.
+        [heads of all sites, COLUMNS], on the first site's device, with what the backward pass gave
+        to the gain as importance; the last column is 0 in rows that were not measured.
     """
     for tuning in tunings:
         tuning.shared.work_out()
         tuning.measure_no_more()
     device = tunings[0].measured.device
     result = torch.cat([tuning.measured.to(device) for tuning in tunings])
-    slopes = [
+    found = [
         torch.zeros_like(tuning.leaf) if tuning.leaf.grad is None else tuning.leaf.grad
         for tuning in tunings
     ]
     for tuning in tunings:
         tuning.leaf.grad = None
-    slope = torch.cat([slope.to(device) for slope in slopes])
-    result[:, measure.IMPORTANCE] = slope * result[:, -1].clamp(0, 1) / loss_scale
+    importance = torch.cat([of_site.to(device) for of_site in found])
+    result[:, measure.IMPORTANCE] = importance * result[:, -1].clamp(0, 1) / loss_scale
     return result
 
 
