@@ -512,7 +512,7 @@ class Tuning(nn.Module):
             gain: [A, 1, 1], or [A, 1].
         """
         if output.requires_grad and gain.requires_grad:
-            weighed: Tensor = _Weighed.apply(output, gain)
+            weighed: Tensor = _Weighed.apply(output, gain)  # type: ignore[no-untyped-call]
             return weighed
         return output * gain.detach().to(output.dtype)
 
