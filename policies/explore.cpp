@@ -20,18 +20,17 @@
 namespace attune {
 namespace {
 
-constexpr std::array kShares = {1.0,   0.5, 0.25,
-                                0.125, 0.0, 0.0};            // of a site's heads; at least one
-constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};  // of the budget
+constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's heads; at least one
+constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
 constexpr double kGrowing = 0.2;                       // of the other plans
 // One head, doubled by quarters of the budget: what a trainer may do by itself (--grow), and from
 // the first step on a cure for too high a learning rate (policies/network.md).
-constexpr double kByQuarters = 0.2;  // of the plans
-constexpr double kOpening = 0.75;    // of the other plans
-constexpr double kCold = 0.25;       // of those that begin before the first step
-constexpr double kScaling = 0.5;     // of the plans that are not cold
-constexpr double kCooling = 0.6;     // of those
+constexpr double kByQuarters = 0.35;  // of the plans
+constexpr double kOpening = 0.5;      // of the other plans
+constexpr double kCold = 0.5;         // of those that begin before the first step
+constexpr double kScaling = 0.5;      // of the plans that are not cold
+constexpr double kCooling = 0.6;      // of those
 // Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
 // jobs as much as it gained.
 constexpr float kSharpest = 1;
