@@ -83,17 +83,22 @@ std::vector<std::int64_t> DrawStratified(std::int64_t first, std::int64_t end, s
 // examples: [heads], in float32. The factors are [batch, length, heads × head_width].
 torch::Tensor SizesOfProducts(const torch::Tensor& one, const torch::Tensor& other,
                               std::int64_t heads) {
-  constexpr std::int64_t kRows = 1024;  // at a time: so much is copied at most
-  const std::int64_t examples =
-      std::max<std::int64_t>(kRows / std::max<std::int64_t>(one.size(1), 1), 1);
-  torch::Tensor sizes = torch::zeros({heads}, one.options().dtype(torch::kFloat32));
-  for (std::int64_t first = 0; first < one.size(0); first += examples) {
-    const std::int64_t count = std::min(examples, one.size(0) - first);
-    const auto part = [&](const torch::Tensor& x) {
-      return x.narrow(0, first, count).to(torch::kFloat32);
-    };
-    const torch::Tensor products = part(one) * part(other);
-    sizes += products.sum(1).view({count, heads, -1}).sum(-1).abs().sum(0);
+  // Some rows at a time: their sums stay in the processor's cache.
+  constexpr std::int64_t kRows = 64;
+  const std::int64_t length = one.size(1);
+  const auto floats = one.options().dtype(torch::kFloat32);
+  torch::Tensor sums = torch::empty({std::min(kRows, length), one.size(2)}, floats);
+  torch::Tensor sizes = torch::zeros({heads}, floats);
+  for (std::int64_t example = 0; example < one.size(0); ++example) {
+    sums.zero_();
+    for (std::int64_t row = 0; row < length; row += kRows) {
+      const std::int64_t count = std::min(kRows, length - row);
+      const auto part = [&](const torch::Tensor& x) {
+        return x.select(0, example).narrow(0, row, count).to(torch::kFloat32);
+      };
+      sums.narrow(0, 0, count).addcmul_(part(one), part(other));
+    }
+    sizes += sums.sum(0).view({heads, -1}).sum(-1).abs();
   }
   return sizes;
 }

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "collectors/attach.h"
+#include "experiments/ablation.h"
 #include "experiments/demo_options.h"
 #include "experiments/language_model.h"
 #include "experiments/reference_clock.h"
@@ -94,7 +95,7 @@ std::int64_t GrownHeads(std::int64_t heads, double progress) {
 }
 
 // Of evaluating the batches, by the clock; the best of three times.
-double InferenceSeconds(LanguageModel& model, const std::vector<Batch>& batches,
+double InferenceSeconds(LanguageModel& model, const std::vector<TextBatch>& batches,
                         const std::function<double()>& clock) {
   double best = std::numeric_limits<double>::infinity();
   for (int round = 0; round < 3; ++round) {
@@ -148,6 +149,39 @@ std::unique_ptr<torch::optim::Optimizer> MakeOptimizer(const torch::nn::Module& 
                                                torch::optim::AdamWOptions(options.rate));
 }
 
+// What --ablate prints.
+void PrintWorth(LanguageModel& model, const std::vector<TextBatch>& batches,
+                const std::string& format) {
+  constexpr double kMargin = 0.005;
+  const std::vector<HeadWorth> worth = Ablate(model, batches);
+  const std::size_t free = CountFree(model, batches, worth, kMargin);
+  const double correlation = RankCorrelation(worth);
+  if (format == "json") {
+    nlohmann::json heads = nlohmann::json::array();
+    for (const HeadWorth& head : worth) {
+      heads.push_back({{"layer", head.layer},
+                       {"head", head.head},
+                       {"cost", head.cost},
+                       {"importance", head.importance}});
+    }
+    std::cout << nlohmann::json{{"heads", heads},
+                                {"free_heads", free},
+                                {"margin", kMargin},
+                                {"rank_correlation", correlation}}
+              << std::endl;
+    return;
+  }
+  std::printf("layer  head  loss without it  importance\n");
+  for (const HeadWorth& head : worth) {
+    std::printf("%5zu  %4zu  %+13.2f %%  %10.5f\n", head.layer, head.head,
+                100 * std::expm1(head.cost), head.importance);
+  }
+  std::printf(
+      "rank correlation of the two: %.2f; %zu of %zu heads can leave together for at most "
+      "%.1f %%\n",
+      correlation, free, worth.size(), 100 * kMargin);
+}
+
 void Train(const DemoOptions& options) {
   const auto [text, before] = LoadTexts(options);
   const SplitText split = Split(text, options.context);
@@ -192,9 +226,14 @@ void Train(const DemoOptions& options) {
   const std::unique_ptr<torch::optim::Optimizer> optimizer = MakeOptimizer(*model, options);
   Batches training(vocabulary.Encode(split.training), options.batch, options.context, mask,
                    options.seed);
-  std::vector<Batch> validation;
+  std::vector<TextBatch> validation;
   Batches held_out(vocabulary.Encode(split.validation), options.batch, options.context, mask, 0);
   for (int i = 0; i < 8; ++i) validation.push_back(held_out.Next());
+
+  if (options.ablate) {
+    PrintWorth(model, validation, options.format);
+    return;
+  }
 
   const Budget budget = BudgetOf(options);
   AttachOptions attach;

@@ -85,6 +85,8 @@ po::options_description Describe(DemoOptions& options) {
        "an eighth of the heads in the first quarter of the budget, then a quarter, half, all")
       ("learned-scale", po::bool_switch(&options.learned_scale),
        "logit scale and output gain of each head learned by gradient; nothing is tuned")
+      ("ablate", po::bool_switch(&options.ablate),
+       "instead of training: what each head of the model is worth, and what its importance says of it")
       ("evaluate-every",
        po::value(&options.evaluate_every)->value_name("SHARE")->default_value(0.05, "0.05"),
        "of the budget between two evaluations, 0.001 to 1")
@@ -154,6 +156,11 @@ std::optional<DemoOptions> ParseDemoOptions(int argc, char** argv) {
   Require(!options.learned_scale ||
               (!options.grow && options.active_heads == 0 && options.logit_scale == 1),
           "--learned-scale has all heads, and scales of its own");
+  Require(!options.ablate ||
+              (options.heads > 1 && options.active_heads == 0 && !options.grow &&
+               !options.learned_scale && options.logit_scale == 1 && options.report.empty()),
+          "--ablate prints what all heads are worth, at least two in a layer and as they are; give "
+          "it no other setting of them, and no --report");
   Require(options.format == "text" || options.format == "json", "--format must be text or json");
   Require(options.clock == "processor" || options.clock == "reference",
           "--clock must be processor or reference");

@@ -19,6 +19,7 @@ struct DemoOptions {
   double logit_scale = 1;
   bool grow = false;
   bool learned_scale = false;
+  bool ablate = false;
   std::string name;
   std::string report;
   std::string format;

@@ -15,11 +15,6 @@ namespace {
 constexpr std::int64_t kUnasked = -100;  // as cross_entropy has it
 constexpr double kMasked = 1.0 / 7;      // of the characters
 
-torch::Tensor Loss(LanguageModel& model, const Batch& batch) {
-  return torch::nn::functional::cross_entropy(model->forward(batch.inputs).flatten(0, 1),
-                                              batch.targets.flatten());
-}
-
 // The model's parameters but for scales and gains.
 std::vector<torch::Tensor> Weights(LanguageModel& model) {
   std::vector<torch::Tensor> weights;
@@ -55,11 +50,16 @@ void Save(const std::filesystem::path& file, const std::vector<torch::Tensor>& w
 
 }  // namespace
 
+torch::Tensor Loss(LanguageModel& model, const TextBatch& batch) {
+  return torch::nn::functional::cross_entropy(model->forward(batch.inputs).flatten(0, 1),
+                                              batch.targets.flatten());
+}
+
 Batches::Batches(const std::vector<std::int64_t>& text, std::int64_t batch, std::int64_t context,
                  std::int64_t mask, std::uint64_t seed)
     : text_(torch::tensor(text)), batch_(batch), context_(context), mask_(mask), generator_(seed) {}
 
-Batch Batches::Next() {
+TextBatch Batches::Next() {
   std::uniform_int_distribution<std::int64_t> start(0, text_.size(0) - context_ - 1);
   std::vector<torch::Tensor> rows;
   for (std::int64_t row = 0; row < batch_; ++row) {
@@ -78,11 +78,11 @@ Batch Batches::Next() {
           whole.masked_fill(is_hidden.logical_not(), kUnasked)};
 }
 
-double Evaluate(LanguageModel& model, const std::vector<Batch>& batches) {
+double Evaluate(LanguageModel& model, const std::vector<TextBatch>& batches) {
   const torch::NoGradGuard no_grad;
   model->eval();
   double sum = 0;
-  for (const Batch& batch : batches) sum += Loss(model, batch).item<double>();
+  for (const TextBatch& batch : batches) sum += Loss(model, batch).item<double>();
   model->train();
   return sum / static_cast<double>(batches.size());
 }
@@ -94,7 +94,7 @@ double Schedule(double progress) {
   return 0.5 * (1 + std::cos(M_PI * (progress - kWarmUp) / (1 - kWarmUp)));
 }
 
-double Optimize(LanguageModel& model, torch::optim::Optimizer& optimizer, const Batch& batch,
+double Optimize(LanguageModel& model, torch::optim::Optimizer& optimizer, const TextBatch& batch,
                 double rate) {
   for (auto& group : optimizer.param_groups()) group.options().set_lr(rate);
   const torch::Tensor loss = Loss(model, batch);

@@ -12,7 +12,7 @@
 
 namespace attune {
 
-struct Batch {
+struct TextBatch {
   torch::Tensor inputs;   // [batch, context]
   torch::Tensor targets;  // [batch, context]; kUnasked where nothing is asked
 };
@@ -24,7 +24,7 @@ class Batches {
   // character, one in seven (BERT, 1810.04805) being asked for; 0: the next character is.
   Batches(const std::vector<std::int64_t>& text, std::int64_t batch, std::int64_t context,
           std::int64_t mask, std::uint64_t seed);
-  [[nodiscard]] Batch Next();
+  [[nodiscard]] TextBatch Next();
 
  private:
   torch::Tensor text_;
@@ -32,15 +32,18 @@ class Batches {
   std::mt19937_64 generator_;
 };
 
+// The batch's loss, in nats per character asked for.
+[[nodiscard]] torch::Tensor Loss(LanguageModel& model, const TextBatch& batch);
+
 // Mean loss of the batches, in nats per character asked for; the model is in training mode behind
 // it.
-[[nodiscard]] double Evaluate(LanguageModel& model, const std::vector<Batch>& batches);
+[[nodiscard]] double Evaluate(LanguageModel& model, const std::vector<TextBatch>& batches);
 
 // Share of the highest learning rate at this share (0 to 1) of the budget: up, then a cosine to 0.
 [[nodiscard]] double Schedule(double progress);
 
 // One step at this learning rate; the batch's loss before it, in nats per character asked for.
-double Optimize(LanguageModel& model, torch::optim::Optimizer& optimizer, const Batch& batch,
+double Optimize(LanguageModel& model, torch::optim::Optimizer& optimizer, const TextBatch& batch,
                 double rate);
 
 // What the model has learned before its job, by AdamW at 0.003 in so many steps: the same whoever

@@ -18,8 +18,7 @@ namespace attune {
 // logits divided by 4 or 1.5, whichever is nearer to largest logit / tau.
 [[nodiscard]] std::unique_ptr<Policy> MakeQkClip();
 
-// Half of the heads pruned by their gates' gradient (as Michel et al., 1905.10650, but
-// for what kImportance says).
+// Half of the heads pruned by their gates' gradient, as Michel et al. (1905.10650) do.
 [[nodiscard]] std::unique_ptr<Policy> MakeImportance();
 // A plan drawn for each job from its key and held to its end: what networks learn from
 // (explore.cpp).

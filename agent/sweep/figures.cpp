@@ -226,9 +226,17 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
   const auto can_say = [&](const Result& result) {
     return HasResult(result) && !(to_the_end && IsHalved(result));
   };
+  // Of those that are compared with alone: a key is a long text, and sweeps have thousands of runs.
+  const auto is_partner = [&](const std::string& policy) {
+    return policy == selection.against ||
+           std::ranges::find(selection.among, policy) != selection.among.end() ||
+           std::ranges::find(selection.longer, policy) != selection.longer.end();
+  };
   Lookup runs;
   for (const Result& result : results.runs) {
-    if (can_say(result)) runs[Key(result.run.policy, result.run)] = &result;
+    if (is_partner(result.run.policy) && can_say(result)) {
+      runs[Key(result.run.policy, result.run)] = &result;
+    }
   }
   // What has no logarithm has no ratio that tells better from worse.
   const bool by_ratio = name == "relative" || name == "worst_relative" || name == "worst_job";

@@ -307,14 +307,16 @@ TEST_CASE("uniform attention has entropy 1, a flat profile and redundancy 1") {
 
 // The slopes of each example's loss by finite differences beside what was measured.
 void CheckImportance(TunableAttention& module, std::vector<float> gain, std::int64_t tokens) {
+  constexpr std::int64_t kExamples = 4;
   module->to(torch::kFloat64);
   const std::vector<float> scale = {1, 2, 1, 0.5F};
   const std::vector<std::uint8_t> active = {1, 1, 0, 1};
-  const torch::Tensor x = torch::randn({2, tokens, 24}, torch::kFloat64);
-  const torch::Tensor target = torch::randn({2, tokens, 24}, torch::kFloat64);
-  // Of the two examples, which share the mean: [2].
+  const torch::Tensor x = torch::randn({kExamples, tokens, 24}, torch::kFloat64);
+  // So far off that which way a head pushes is chance, example by example.
+  const torch::Tensor target = 30 * torch::randn({kExamples, tokens, 24}, torch::kFloat64);
+  // Of the examples, which share the mean: [kExamples].
   const auto losses = [&] {
-    return (module->forward(x) - target).square().mean(torch::IntArrayRef{1, 2}) / 2;
+    return (module->forward(x) - target).square().mean(torch::IntArrayRef{1, 2}) / kExamples;
   };
   module->Apply(scale, gain, active);
   module->MeasureNext(4, 1);
@@ -323,6 +325,7 @@ void CheckImportance(TunableAttention& module, std::vector<float> gain, std::int
   REQUIRE(measured);
   CHECK(At(*measured, 2, Metric::kImportance) == 0);
   constexpr float kStep = 1.0F / 1024;
+  bool cancels = false;  // examples that disagree
   for (const std::size_t head : {0U, 1U, 3U}) {
     const auto loss_at = [&](float moved) {
       std::vector<float> gains = gain;
@@ -339,7 +342,9 @@ void CheckImportance(TunableAttention& module, std::vector<float> gain, std::int
     const torch::Tensor slopes = middle - curve * (below + kStep - gain[head]);
     CHECK(At(*measured, head, Metric::kImportance) ==
           Approx(slopes.abs().sum().item<double>()).epsilon(1e-3));
+    cancels = cancels || (slopes.min() * slopes.max()).item<double>() < 0;
   }
+  CHECK(cancels);
 }
 
 TEST_CASE(
@@ -347,12 +352,34 @@ TEST_CASE(
   torch::manual_seed(6);
   const auto gain = GENERATE(std::vector<float>{1, 1.5F, 1, 0.75F}, std::vector<float>{0, 1, 1, 2},
                              std::vector<float>{1, 1, 1, 1});
-  const auto tokens = GENERATE(4, 1030);  // one and several parts of the batch at a time
+  const auto tokens = GENERATE(4, 130);  // fewer and more rows than are summed at a time
   const bool trains_projection = GENERATE(true, false);
+  const bool trains_heads = GENERATE(true, false);
+  if (!trains_projection && !trains_heads) return;
   TunableAttention module(Options(Shape::kCausal));
+  for (const auto& linear : {module->query, module->key, module->value}) {
+    for (torch::Tensor& weight : linear->parameters()) weight.set_requires_grad(trains_heads);
+  }
   module->output->weight.set_requires_grad(trains_projection);
   CheckImportance(module, gain, tokens);
   CHECK(module->output->weight.grad().defined() == trains_projection);
+}
+
+TEST_CASE("where nothing is learned no importance is measured, and gains hold all the same") {
+  torch::manual_seed(6);
+  TunableAttention module(Options(Shape::kCausal));
+  for (torch::Tensor& weight : module->parameters()) weight.set_requires_grad(false);
+  module->Apply(std::vector<float>{1, 1, 1, 1}, std::vector<float>{0, 2, 1, 1},
+                std::vector<std::uint8_t>{1, 1, 1, 1});
+  const torch::Tensor x = torch::randn({2, 18, 24});
+  const torch::Tensor bare = module->forward(x);
+  module->MeasureNext(4, 1);
+  const torch::Tensor measured = module->forward(x);
+  CHECK_FALSE(measured.requires_grad());
+  CHECK(torch::equal(measured, bare));
+  const auto numbers = module->TakeMeasurement();
+  REQUIRE(numbers);
+  for (std::size_t head = 0; head < 4; ++head) CHECK(At(*numbers, head, Metric::kImportance) == 0);
 }
 
 TEST_CASE("the passes of several micro-batches count together in one measurement") {
@@ -367,9 +394,11 @@ TEST_CASE("the passes of several micro-batches count together in one measurement
   };
   const SiteMeasurement whole = measure({slope});
   const SiteMeasurement parts = measure({0.25 * slope, 0.75 * slope});
+  const SiteMeasurement opposed = measure({slope, -slope});
   for (std::size_t head = 0; head < 4; ++head) {
-    CHECK(At(parts, head, Metric::kImportance) ==
-          Approx(At(whole, head, Metric::kImportance)).epsilon(1e-3));
+    const float importance = At(whole, head, Metric::kImportance);
+    CHECK(At(parts, head, Metric::kImportance) == Approx(importance).epsilon(1e-3));
+    CHECK(At(opposed, head, Metric::kImportance) == Approx(2 * importance).epsilon(1e-3));
   }
 }
 

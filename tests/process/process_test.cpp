@@ -1,6 +1,8 @@
 // The programs as people run them: attuned, attune and the demo trainer.
 #include "tests/process/process.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <csignal>
 #include <fstream>
@@ -128,6 +130,26 @@ TEST_CASE("attune run tells of the job of its command also where that has a key 
   CHECK_THAT(run.Err(), Contains("job 1 'demo-lm' finished: 40 steps"));
   CHECK(json::parse(ReadFile(report))["steps"] == 40);
   CHECK(work.History().FindJobByKey("as-before"));
+}
+
+TEST_CASE("attune run leaves a daemon that it began to jobs that have found it meanwhile") {
+  const Workplace work;
+  const std::string gate = (work.Path() / "gate").string();
+  REQUIRE(mkfifo(gate.c_str(), 0600) == 0);
+  Process run(work.Path(), work.Attune({"run", "--state-directory", work.State().string(), "--",
+                                        "sh", "-c", "read line < \"$0\"", gate}));
+  REQUIRE(Eventually([&] { return Answers(work.Endpoint()); }));
+  Process trainer(work.Path(), work.Demo(100000), {"ATTUNE_ENDPOINT=" + work.Endpoint()});
+  REQUIRE(Eventually([&] { return OnlyJob(work.Endpoint()).has_value(); }));
+  std::ofstream(gate) << "go\n";
+  CHECK(run.Wait() == 0);
+  CHECK_THAT(run.Err(), Contains("attuned goes on, for other jobs have found it"));
+  const auto answer = Ask(work.Endpoint(), StatusRequest{}, 10s);
+  REQUIRE(answer);
+  const auto& status = std::get<Status>(*answer);
+  CHECK(status.jobs.size() == 1);
+  kill(static_cast<pid_t>(status.pid), SIGTERM);
+  CHECK(Eventually([&] { return !Answers(work.Endpoint()); }));
 }
 
 TEST_CASE(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from attune import attention, measure
-from attune.attention import Shared, take_numbers
+from attune.attention import Shared, Tuning, take_numbers
 from attune.tuned import device_of
 from attune.values import METRICS, floats
 from models import OwnModel, apply, attached, encoder, train, varied
@@ -310,6 +310,27 @@ def test_importance_is_the_sum_of_the_sizes_of_the_slopes_of_the_examples_along_
         cancelled += slopes.abs().sum() > 1.01 * slopes.sum().abs()
         assert found[head].item() == pytest.approx(slopes.abs().sum().item(), rel=1e-3)
     assert cancelled > 0
+
+
+def test_importance_is_no_less_than_0_where_the_gradient_itself_is_learned_from():
+    torch.manual_seed(0)
+    output = torch.randn(2, 4, 5, 3, requires_grad=True)
+    gain = torch.ones(4, 1, 1, requires_grad=True)
+    loss = Tuning.weigh(output, gain).pow(3).sum()
+    (slope,) = torch.autograd.grad(loss, output, create_graph=True)
+    (-slope.sum()).backward()
+    assert output.grad.any()
+    assert (gain.grad >= 0).all()
+
+
+@pytest.mark.skipif(not hasattr(torch, "func"), reason="PyTorch from before 2.0")
+def test_outputs_are_weighed_under_transforms_of_functions_too():
+    output = torch.randn(2, 4, 5, 3)
+    gain = torch.full((4, 1, 1), 2.0, requires_grad=True)
+    slope = torch.func.grad(lambda factor: Tuning.weigh(output * factor, gain).sum())(
+        torch.tensor(1.0)
+    )
+    assert slope.item() == pytest.approx(2 * output.sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("waiting", [0, 10_000, Shared.WAITING])

@@ -47,6 +47,8 @@ def _is_compiling() -> Callable[[], bool]:
 _compiling = _is_compiling()
 # Says which backward pass runs in this thread; -1: none, and always in PyTorch 1.13.
 _backward: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+# Whether torch.func transforms are at work, which take no such function as `_Weighed`.
+_transforming: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _never)
 
 
 class Plan(NamedTuple):
@@ -81,7 +83,8 @@ class _Weighed(torch.autograd.Function):
         # [A, 1, 1] of [batch, A, queries, width], or [A, 1] of [batch, queries, A, width].
         others = (2, 3) if gain.dim() == 3 else (1, 3)
         slopes = (gradient * output).sum(others, dtype=torch.float32)  # [batch, A]
-        return gradient * gain.to(gradient.dtype), slopes.abs().sum(0).view_as(gain)
+        # What is learned of the gradient itself (create_graph) is no business of the gain's.
+        return gradient * gain.detach().to(gradient.dtype), slopes.abs().sum(0).view_as(gain)
 
 
 class Shared:
@@ -511,7 +514,8 @@ class Tuning(nn.Module):
             output: [batch, A, queries, width], or [batch, queries, A, width].
             gain: [A, 1, 1], or [A, 1].
         """
-        if output.requires_grad and gain.requires_grad:
+        learned = output.requires_grad and gain.requires_grad
+        if learned and (_compiling() or not _transforming()):
             weighed: Tensor = _Weighed.apply(output, gain)  # type: ignore[no-untyped-call]
             return weighed
         return output * gain.detach().to(output.dtype)

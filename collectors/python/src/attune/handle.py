@@ -407,7 +407,7 @@ class Handle:
     def _complete(self, numbers: Tensor) -> list[list[float]]:
         """The numbers by head; where a site did not measure, or not sanely, what it had before."""
         numbers = numbers.cpu().clone()
-        importance = numbers[:, measure.IMPORTANCE]
+        importance = numbers[:, measure.IMPORTANCE].abs()  # of adapters that weigh by themselves
         # Half precision overflows there first; the rest of what such a head measured is sound.
         before = torch.tensor(self._last_numbers, device="cpu")[:, measure.IMPORTANCE]
         numbers[:, measure.IMPORTANCE] = torch.where(importance.isfinite(), importance, before)
