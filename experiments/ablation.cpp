@@ -1,8 +1,10 @@
 #include "experiments/ablation.h"
 
 #include <algorithm>
+#include <boost/math/statistics/bivariate_statistics.hpp>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 
 namespace attune {
 namespace {
@@ -42,8 +44,9 @@ std::vector<HeadWorth> Ablate(LanguageModel& model, const std::vector<TextBatch>
   model->train();  // as it is measured
   std::vector<HeadWorth> worth;
   for (std::size_t layer = 0; layer < active.size(); ++layer) {
-    for (std::size_t head = 0; head < active[layer].size(); ++head)
+    for (std::size_t head = 0; head < active[layer].size(); ++head) {
       worth.push_back({.layer = layer, .head = head});
+    }
   }
   for (const TextBatch& batch : batches) {
     for (Block& block : model->blocks) block->attention->MeasureNext(1, 1);
@@ -100,19 +103,10 @@ double RankCorrelation(const std::vector<HeadWorth>& worth) {
   }
   const std::vector<double> by_cost = Ranks(costs);
   const std::vector<double> by_importance = Ranks(importances);
-  const double middle = (static_cast<double>(worth.size()) - 1) / 2;
-  double together = 0;
-  double of_cost = 0;
-  double of_importance = 0;
-  for (std::size_t head = 0; head < worth.size(); ++head) {
-    const double cost = by_cost[head] - middle;
-    const double importance = by_importance[head] - middle;
-    together += cost * importance;
-    of_cost += cost * cost;
-    of_importance += importance * importance;
-  }
-  const double spread = std::sqrt(of_cost * of_importance);
-  return spread > 0 ? together / spread : 0;
+  const bool is_flat =
+      std::ranges::adjacent_find(by_cost, std::ranges::not_equal_to{}) == by_cost.end();
+  if (is_flat) return 0;  // of two that are flat the library says 1
+  return boost::math::statistics::correlation_coefficient(by_cost, by_importance);
 }
 
 }  // namespace attune

@@ -86,7 +86,7 @@ po::options_description Describe(DemoOptions& options) {
       ("learned-scale", po::bool_switch(&options.learned_scale),
        "logit scale and output gain of each head learned by gradient; nothing is tuned")
       ("ablate", po::bool_switch(&options.ablate),
-       "instead of training: what each head of the model is worth, and what its importance says of it")
+       "instead of training: what each head of the model is worth, beside its importance")
       ("evaluate-every",
        po::value(&options.evaluate_every)->value_name("SHARE")->default_value(0.05, "0.05"),
        "of the budget between two evaluations, 0.001 to 1")
