@@ -111,6 +111,144 @@ std::string Shapes() {
   return text;
 }
 
+// Vision: pictures of 16 × 12 in five shades, row by row. In each two textures meet at a border; a
+// texture is a tile of 2 to 4 by 2 to 4 that comes again and again, and one pixel of 50 is noise.
+std::string Textures() {
+  std::mt19937_64 random(kSeed);
+  constexpr std::size_t kMostSide = 4;
+  const auto shade = [&] { return ".:+o#"[Uniform(random, 0, 4)]; };
+  struct Texture {
+    std::size_t width = 0, height = 0;
+    std::array<std::array<char, kMostSide>, kMostSide> tile{};
+  };
+  std::string text;
+  while (text.size() < kBytes) {
+    std::array<Texture, 2> textures;
+    for (Texture& texture : textures) {
+      texture.width = static_cast<std::size_t>(Uniform(random, 2, kMostSide));
+      texture.height = static_cast<std::size_t>(Uniform(random, 2, kMostSide));
+      for (auto& row : texture.tile) std::ranges::generate(row, shade);
+    }
+    const int right = Uniform(random, -2, 2);  // how the border leans
+    const int down = Uniform(random, 1, 2);
+    const int border = Uniform(random, -8, 40);
+    for (int y = 0; y < 12; ++y) {
+      for (int x = 0; x < 16; ++x) {
+        const Texture& texture = textures[right * x + down * y < border ? 0 : 1];
+        const bool noise = Uniform(random, 0, 49) == 0;
+        text += noise ? shade()
+                      : texture.tile[static_cast<std::size_t>(y) % texture.height]
+                                    [static_cast<std::size_t>(x) % texture.width];
+      }
+      text += '\n';
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+// Speech: sound of 8 kHz in 32 levels ('@' to '_'), then what was said: "QV[…PP = aio". A voice of
+// a pitch of its own says 3 to 5 vowels; each of its pulses rings in the vowel's two formants.
+std::string Speech() {
+  std::mt19937_64 random(kSeed);
+  // Numbers are parts of kOne, so that all machines make the same bytes.
+  constexpr int kOne = 4096;
+  constexpr int kDecay = 3318;  // r², r = 0.9
+  struct Resonance {
+    int pole, gain;  // 2 r cos ω and sin ω of its frequency
+    int now = 0, before = 0;
+    int Ring(int pulse) {
+      const int next = (pole * now - kDecay * before + gain * pulse) / kOne;
+      before = now;
+      return now = next;
+    }
+  };
+  struct Vowel {
+    char name;
+    std::array<Resonance, 2> formants;
+  };
+  // The means of men's in G. E. Peterson and H. L. Barney, Control Methods Used in a Study of the
+  // Vowels (1952), table II.
+  constexpr std::array kVowels = {Vowel{'i', {{{7208, 862}, {-1665, 3990}}}},   // 270 and 2,290 Hz
+                                  Vowel{'e', {{{6743, 1656}, {924, 4064}}}},    // 530 and 1,840 Hz
+                                  Vowel{'a', {{{6194, 2222}, {4832, 3094}}}},   // 730 and 1,090 Hz
+                                  Vowel{'o', {{{6646, 1773}, {5826, 2510}}}},   // 570 and 840 Hz
+                                  Vowel{'u', {{{7169, 956}, {5718, 2586}}}},    // 300 and 870 Hz
+                                  Vowel{'r', {{{6834, 1538}, {3603, 3574}}}}};  // 490 and 1,350 Hz
+  std::string text;
+  while (text.size() < kBytes) {
+    const int period = Uniform(random, 25, 50);
+    std::string said;
+    for (int vowels = Uniform(random, 3, 5); vowels > 0; --vowels) {
+      Vowel vowel = kVowels[static_cast<std::size_t>(Uniform(random, 0, kVowels.size() - 1))];
+      said += vowel.name;
+      for (int sample = Uniform(random, 3, 5) * period - 1; sample >= 0; --sample) {
+        const int pulse = sample % period == period - 1 ? kOne : 0;
+        const int sound =
+            3 * vowel.formants[0].Ring(pulse) / 5 + 2 * vowel.formants[1].Ring(pulse) / 5;
+        const int noise = std::max(0, Uniform(random, -6, 1)) - std::max(0, Uniform(random, -6, 1));
+        text += static_cast<char>('@' + std::clamp(16 + 15 * sound / kOne + noise, 0, 31));
+      }
+    }
+    text += fmt::format(" = {}\n", said);
+  }
+  return text;
+}
+
+// A knowledge graph of 60 families of three generations, walked from one to another of the same:
+// "p117 mother p033, p033 child p117, p117 sibling p402".
+std::string Kinship() {
+  std::mt19937_64 random(kSeed);
+  struct Fact {
+    std::string_view relation;
+    std::size_t whom;
+  };
+  std::vector<std::vector<Fact>> facts;  // of each person
+  const auto marry = [&](std::size_t a) {
+    const std::size_t b = facts.size();
+    facts.emplace_back();
+    facts[a].push_back({"spouse", b});
+    facts[b].push_back({"spouse", a});
+    return b;
+  };
+  const auto have_children = [&](std::size_t mother, std::size_t father) {
+    const std::size_t first = facts.size();
+    for (int children = Uniform(random, 2, 3); children > 0; --children) {
+      const std::size_t child = facts.size();
+      facts.push_back({{"mother", mother}, {"father", father}});
+      facts[mother].push_back({"child", child});
+      facts[father].push_back({"child", child});
+      for (std::size_t other = first; other < child; ++other) {
+        facts[child].push_back({"sibling", other});
+        facts[other].push_back({"sibling", child});
+      }
+    }
+    return first;
+  };
+  for (int family = 0; family < 60; ++family) {
+    const std::size_t mother = facts.size();
+    facts.emplace_back();
+    const std::size_t daughter = have_children(mother, marry(mother));
+    have_children(daughter, marry(daughter));
+  }
+  std::vector<std::size_t> names(facts.size());
+  std::iota(names.begin(), names.end(), 0U);
+  std::shuffle(names.begin(), names.end(), random);
+  std::string text;
+  while (text.size() < kBytes) {
+    auto who = static_cast<std::size_t>(Uniform(random, 0, static_cast<int>(facts.size()) - 1));
+    for (int steps = Uniform(random, 8, 16); steps > 0; --steps) {
+      const auto& known = facts[who];
+      const Fact& fact =
+          known[static_cast<std::size_t>(Uniform(random, 0, static_cast<int>(known.size()) - 1))];
+      text += fmt::format("p{:03} {} p{:03}, ", names[who], fact.relation, names[fact.whom]);
+      who = fact.whom;
+    }
+    text.replace(text.size() - 2, 2, "\n");
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string Generate(std::string_view name) {
@@ -118,6 +256,9 @@ std::string Generate(std::string_view name) {
   if (name == "triples") return Triples();
   if (name == "sessions") return Sessions();
   if (name == "shapes") return Shapes();
+  if (name == "textures") return Textures();
+  if (name == "speech") return Speech();
+  if (name == "kinship") return Kinship();
   throw std::invalid_argument(fmt::format("no text is generated as '{}'", name));
 }
 

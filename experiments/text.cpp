@@ -1,6 +1,8 @@
 // Text from a file, from apt or from the licences that every Debian system has.
 #include "experiments/text.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -145,12 +147,12 @@ Text LoadNamed(const std::string& name) {
     text.content = FilesBelow(FolderLike("/usr/share", "cmake-") / "Modules", ".cmake");
   } else if (name == "perl") {
     text.content = FilesBelow(FolderLike("/usr/share/perl", "5"), ".pm");
-  } else if (name == "sums" || name == "triples" || name == "sessions" || name == "shapes") {
+  } else if (std::ranges::find(kGenerated, name) != kGenerated.end()) {
     text.content = Generate(name);
   } else {
     throw std::invalid_argument(
-        "there is no text '" + name +
-        "'; there are packages, licences, headers, cmake, perl, sums, triples, sessions, shapes");
+        fmt::format("there is no text '{}'; there are packages, licences, headers, cmake, perl, {}",
+                    name, fmt::join(kGenerated, ", ")));
   }
   if (text.content.size() < kLeastBytes) {
     throw std::invalid_argument("this system does not have the text '" + name +

@@ -23,11 +23,15 @@ struct Text {
 // Texts by name, at most 4 MB each.
 //   found      packages (as above, without the licences), licences, headers (of the C++ library),
 //              cmake (its modules), perl (its library)
-//   generated  sums, triples (a knowledge graph), sessions (recommendation), shapes (vision)
+//   generated  kGenerated: sums, triples and kinship (knowledge graphs), sessions (recommendation),
+//              shapes and textures (vision), speech
 // Throws std::invalid_argument for another name, and where this system does not have it.
 [[nodiscard]] Text LoadNamed(const std::string& name);
 
-// One of the generated ones: the same bytes everywhere.
+inline constexpr std::array<std::string_view, 7> kGenerated = {
+    "sums", "triples", "sessions", "shapes", "textures", "speech", "kinship"};
+
+// One of kGenerated: the same bytes everywhere.
 [[nodiscard]] std::string Generate(std::string_view name);
 
 // "name: description [section]" for every package in the output of `apt-cache dumpavail`; of

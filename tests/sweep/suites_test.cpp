@@ -75,8 +75,8 @@ TEST_CASE("models that were trained before are of texts that nothing was learned
 TEST_CASE("the held-out suite has every kind of job, a third of them with a budget in steps") {
   const Spec suite = Suite("heldout");
   const auto kinds = Values(suite, {"kind"});
-  for (const char* kind :
-       {"long", "balanced", "short", "hot", "cold", "fast", "dead", "identical"}) {
+  for (const char* kind : {"long", "balanced", "short", "hot", "cold", "fast", "dead", "identical",
+                           "vision", "speech", "graph"}) {
     CHECK(kinds.contains("\"" + std::string(kind) + "\" "));
   }
   const auto steps = std::ranges::count_if(
