@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -20,11 +19,13 @@
 #include "store/store.h"
 #include "tests/agent/jobs.h"
 #include "tests/catch.hpp"
+#include "tests/temporary_directory.h"
 
 namespace attune {
 namespace {
 
 using Catch::Matchers::Contains;
+using test::TemporaryDirectory;
 using namespace std::chrono_literals;
 
 class Running {
@@ -64,12 +65,6 @@ class Running {
   Daemon daemon_;
   std::thread thread_;
 };
-
-std::filesystem::path TemporaryDirectory() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "attune-daemon-XXXXXX").string();
-  REQUIRE(mkdtemp(pattern.data()) != nullptr);
-  return pattern;
-}
 
 // A trainer at the level of messages: says one thing, hears one thing.
 class Trainer {
@@ -111,9 +106,9 @@ std::string FreeAddress() {
 }
 
 TEST_CASE("a trainer of another host is welcomed with the daemon's keys, and no other is let in") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   const std::string address = FreeAddress();
-  const Running daemon(directory, "keep", address);
+  const Running daemon(directory.Path(), "keep", address);
   const auto keys = Keys::Load(directory / "attuned.keys");
   CHECK((std::filesystem::status(directory / "attuned.keys").permissions() &
          std::filesystem::perms::others_read) == std::filesystem::perms::none);
@@ -155,18 +150,18 @@ TEST_CASE("a trainer of another host is welcomed with the daemon's keys, and no 
 }
 
 TEST_CASE("a damaged file of keys is refused with what to do") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   std::ofstream(directory / "attuned.keys") << "half a key";
-  CHECK_THROWS_WITH(Running(directory, "keep", "tcp://127.0.0.1:*"),
+  CHECK_THROWS_WITH(Running(directory.Path(), "keep", "tcp://127.0.0.1:*"),
                     Contains("attuned.keys") && Contains("remove it"));
-  CHECK_THROWS_WITH(Running(directory, "keep", "ipc:///tmp/x"), Contains("tcp://HOST:PORT"));
+  CHECK_THROWS_WITH(Running(directory.Path(), "keep", "ipc:///tmp/x"), Contains("tcp://HOST:PORT"));
 }
 
 TEST_CASE("a job may ask for its own policy, and for none that there is not") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   Hello hello = test::SmallJob();
   hello.job.policy = "random";
-  const Running daemon(directory, "keep");
+  const Running daemon(directory.Path(), "keep");
   Trainer trainer(daemon.Endpoint());
   trainer.Say(hello);
   static_cast<void>(trainer.Hear<Welcome>());
@@ -196,12 +191,13 @@ TEST_CASE("a job may ask for its own policy, and for none that there is not") {
 }
 
 TEST_CASE("what is decided before the first step comes before Welcome, and is on disk by then") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   std::size_t opened = 0;
   {
-    const Running daemon(directory, "explore");
+    const Running daemon(directory.Path(), "explore");
     for (int number = 0; number < 20; ++number) {
       Hello hello = test::SmallJob("run " + std::to_string(number));
+      hello.job.learning_rate = 0.02;
       Trainer trainer(daemon.Endpoint());
       trainer.Say(hello);
       std::vector<std::uint64_t> actions;
@@ -227,16 +223,16 @@ TEST_CASE("what is decided before the first step comes before Welcome, and is on
   CHECK(opened > 2);
   CHECK(opened < 18);
   CHECK(Check(directory / "attune.db").empty());  // though no window has closed
-  std::filesystem::remove_all(directory);
 }
 
 TEST_CASE("a trainer that goes on before it is welcomed is welcomed then") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   bool went_on = false;
   {
-    const Running daemon(directory, "explore");
+    const Running daemon(directory.Path(), "explore");
     for (int number = 0; number < 20 && !went_on; ++number) {
       Hello hello = test::SmallJob("run " + std::to_string(number));
+      hello.job.learning_rate = 0.02;
       Trainer trainer(daemon.Endpoint());
       trainer.Say(hello);
       const zmq::message_t frame = trainer.Receive();
@@ -248,12 +244,11 @@ TEST_CASE("a trainer that goes on before it is welcomed is welcomed then") {
     }
   }
   CHECK(went_on);
-  std::filesystem::remove_all(directory);
 }
 
 TEST_CASE("the longer a budget in steps, the fewer of the steps are measured") {
-  const auto directory = TemporaryDirectory();
-  const Running daemon(directory);  // of 10 windows a job
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path());  // of 10 windows a job
   const auto every = [&](Budget budget) {
     Trainer trainer(daemon.Endpoint());
     Hello hello = test::SmallJob();
@@ -269,10 +264,10 @@ TEST_CASE("the longer a budget in steps, the fewer of the steps are measured") {
 }
 
 TEST_CASE("a job is welcomed, tuned by hand, and its history is in the store when it ends") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   Hello hello = test::SmallJob();
   {
-    const Running daemon(directory);
+    const Running daemon(directory.Path());
     Trainer trainer(daemon.Endpoint());
     trainer.Say(hello);
     const auto welcome = trainer.Hear<Welcome>();
@@ -315,7 +310,8 @@ TEST_CASE("a job is welcomed, tuned by hand, and its history is in the store whe
 }
 
 TEST_CASE("what cannot be used is answered with an error and harms nobody") {
-  const Running daemon(TemporaryDirectory());
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path());
   Trainer good(daemon.Endpoint());
   good.Say(test::SmallJob("good"));
   static_cast<void>(good.Hear<Welcome>());
@@ -370,7 +366,8 @@ TEST_CASE("what cannot be used is answered with an error and harms nobody") {
 }
 
 TEST_CASE("a job that failed goes on from its checkpoint under its key") {
-  const Running daemon(TemporaryDirectory());
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path());
   Trainer trainer(daemon.Endpoint());
   Hello hello = test::SmallJob();
   trainer.Say(hello);
@@ -394,10 +391,10 @@ TEST_CASE("a job that failed goes on from its checkpoint under its key") {
 }
 
 TEST_CASE("a job goes on with the next daemon after the first has died") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   const Hello hello = test::SmallJob();
   {
-    const Running first(directory);
+    const Running first(directory.Path());
     Trainer trainer(first.Endpoint());
     trainer.Say(hello);
     static_cast<void>(trainer.Hear<Welcome>());
@@ -407,7 +404,7 @@ TEST_CASE("a job goes on with the next daemon after the first has died") {
     trainer.Say(Heartbeat{15});
     static_cast<void>(trainer.Hear<Heartbeat>());
   }
-  const Running second(directory);
+  const Running second(directory.Path());
   CHECK(second.History().FindJobByKey(hello.job.key)->outcome == Outcome::kLost);
   Trainer trainer(second.Endpoint());
   trainer.Say(test::HealthyStep(16, 5.0, hello.setting));
@@ -424,21 +421,21 @@ TEST_CASE("a job goes on with the next daemon after the first has died") {
 }
 
 TEST_CASE("a second daemon of the same state directory is refused") {
-  const auto directory = TemporaryDirectory();
-  const Running daemon(directory);
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path());
   Options options;
-  options.state_directory = directory.string();
+  options.state_directory = directory.Path().string();
   CHECK_THROWS_WITH(Daemon(options, Paths::Find(options), nullptr, [&] { return options; }),
                     Contains("held by another attuned"));
 }
 
 TEST_CASE("a second daemon of the same runtime directory is refused, and the first is left alone") {
-  const auto directory = TemporaryDirectory();
-  const auto other = TemporaryDirectory();
-  const Running daemon(directory);
+  const TemporaryDirectory directory;
+  const TemporaryDirectory other;
+  const Running daemon(directory.Path());
   Options options;
-  options.state_directory = other.string();
-  options.runtime_directory = directory.string();
+  options.state_directory = other.Path().string();
+  options.runtime_directory = directory.Path().string();
   CHECK_THROWS_WITH(Daemon(options, Paths::Find(options), nullptr, [&] { return options; }),
                     Contains("another attuned listens") && Contains("--runtime-directory"));
   Trainer trainer(daemon.Endpoint());
@@ -447,9 +444,9 @@ TEST_CASE("a second daemon of the same runtime directory is refused, and the fir
 }
 
 TEST_CASE("a job that lives when its daemon stops is lost, not running, in the history") {
-  const auto directory = TemporaryDirectory();
+  const TemporaryDirectory directory;
   {
-    const Running daemon(directory);
+    const Running daemon(directory.Path());
     Trainer trainer(daemon.Endpoint());
     trainer.Say(test::SmallJob());
     static_cast<void>(trainer.Hear<Welcome>());
@@ -477,7 +474,8 @@ void FillSecondWindow(Trainer& trainer, const Hello& hello) {
 }
 
 TEST_CASE("a policy server decides: it is asked, answers, and the trainer is told") {
-  const Running daemon(TemporaryDirectory(), "external");
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path(), "external");
   Trainer server(daemon.Endpoint());
   server.Say(Serve{"halver"});
   CHECK(server.Hear<Serving>().heartbeat_seconds == 5.0);
@@ -535,7 +533,8 @@ TEST_CASE("a policy server decides: it is asked, answers, and the trainer is tol
 }
 
 TEST_CASE("a policy server that is late is not waited for, and is asked again once it speaks") {
-  const Running daemon(TemporaryDirectory(), "external", "", 0.01);
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path(), "external", "", 0.01);
   Trainer server(daemon.Endpoint());
   server.Say(Serve{"slow"});
   static_cast<void>(server.Hear<Serving>());
@@ -560,7 +559,8 @@ TEST_CASE("a policy server that is late is not waited for, and is asked again on
 }
 
 TEST_CASE("a job goes on when its policy server has died") {
-  const Running daemon(TemporaryDirectory(), "external", "", 0.01);
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path(), "external", "", 0.01);
   {
     Trainer server(daemon.Endpoint());
     server.Say(Serve{"short-lived"});
@@ -578,7 +578,8 @@ TEST_CASE("a job goes on when its policy server has died") {
 
 TEST_CASE("a policy server alone does not keep a daemon that is to end when nobody needs it") {
   Options options;
-  options.state_directory = TemporaryDirectory().string();
+  const TemporaryDirectory directory;
+  options.state_directory = directory.Path().string();
   options.policy = "external";
   options.linger = 1;  // for the first answer, on a busy machine
   const Paths paths = Paths::Find(options);
@@ -604,7 +605,8 @@ TEST_CASE("a policy server alone does not keep a daemon that is to end when nobo
 }
 
 TEST_CASE("the policy is changed by name while jobs run") {
-  const Running daemon(TemporaryDirectory());
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path());
   CHECK(std::get<Reply>(daemon.Ask(UsePolicy{"kmeans"})).ok);
   CHECK(std::get<Status>(daemon.Ask(StatusRequest{})).policy == "kmeans");
   const auto refused = std::get<Reply>(daemon.Ask(UsePolicy{"best"}));
@@ -613,7 +615,8 @@ TEST_CASE("the policy is changed by name while jobs run") {
 }
 
 TEST_CASE("a policy is chosen for one live job, and that of the others stays") {
-  const Running daemon(TemporaryDirectory());
+  const TemporaryDirectory directory;
+  const Running daemon(directory.Path());
   const auto absent = std::get<Reply>(daemon.Ask(UsePolicy{"kmeans", 1}));
   CHECK_FALSE(absent.ok);
   CHECK_THAT(absent.text, Contains("job 1 is not running"));

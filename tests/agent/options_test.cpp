@@ -2,35 +2,33 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "agent/paths.h"
 #include "tests/catch.hpp"
+#include "tests/temporary_directory.h"
 
 namespace attune {
 namespace {
 
 using Catch::Matchers::Contains;
 
-std::filesystem::path TemporaryDirectory() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "attune-options-XXXXXX").string();
-  REQUIRE(mkdtemp(pattern.data()) != nullptr);
-  return pattern;
-}
+// A configuration file that goes with the object.
+class ConfigurationFile {
+ public:
+  explicit ConfigurationFile(const std::string& text) { std::ofstream(Path()) << text; }
+  [[nodiscard]] std::filesystem::path Path() const { return directory_ / "attuned.conf"; }
 
-std::filesystem::path FileWith(const std::string& text) {
-  const auto file = TemporaryDirectory() / "attuned.conf";
-  std::ofstream(file) << text;
-  return file;
-}
+ private:
+  test::TemporaryDirectory directory_;
+};
 
 const std::filesystem::path kEmpty = "/dev/null";
 
 TEST_CASE("a flag goes before the configuration file, which goes before the default") {
-  const auto file = FileWith("windows = 10\nfreeze = 0.2  # comment\n");
-  const Options options = ParseOptions({"--windows", "30"}, file);
+  const ConfigurationFile file("windows = 10\nfreeze = 0.2  # comment\n");
+  const Options options = ParseOptions({"--windows", "30"}, file.Path());
   CHECK(options.windows == 30);
   CHECK(options.freeze == 0.2);
   CHECK(options.rollback == Options{}.rollback);
@@ -54,7 +52,7 @@ TEST_CASE("a value out of range is refused with its name and the range") {
 
 TEST_CASE("an unknown flag or name in the file is refused by name") {
   CHECK_THROWS_WITH(ParseOptions({"--widows", "3"}, kEmpty), Contains("widows"));
-  CHECK_THROWS_WITH(ParseOptions({}, FileWith("widows = 3\n")), Contains("widows"));
+  CHECK_THROWS_WITH(ParseOptions({}, ConfigurationFile("widows = 3\n").Path()), Contains("widows"));
   CHECK_THROWS_WITH(ParseOptions({}, "/nowhere/attuned.conf"), Contains("/nowhere/attuned.conf"));
 }
 
@@ -86,7 +84,8 @@ TEST_CASE("a state directory of one's own has its socket inside") {
 }
 
 TEST_CASE("a second daemon is told who holds the state directory") {
-  const auto file = TemporaryDirectory() / "attuned.lock";
+  const test::TemporaryDirectory directory;
+  const auto file = directory / "attuned.lock";
   {
     const StateLock first(file);
     CHECK_THROWS_WITH(StateLock(file), Contains(std::to_string(getpid())));

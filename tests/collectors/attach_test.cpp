@@ -1,10 +1,7 @@
 // A real training loop against a router that plays the daemon.
 #include "collectors/attach.h"
 
-#include <stdlib.h>
-
 #include <cmath>
-#include <filesystem>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -17,6 +14,7 @@
 
 #include "collectors/codec.h"
 #include "tests/catch.hpp"
+#include "tests/temporary_directory.h"
 
 namespace attune {
 namespace {
@@ -37,18 +35,9 @@ TORCH_MODULE(Net);
 class Daemon {
  public:
   Daemon() {
-    std::string path = (std::filesystem::temp_directory_path() / "attune-XXXXXX").string();
-    if (mkdtemp(path.data()) == nullptr) throw std::runtime_error("no temporary directory");
-    directory_ = path;
     socket_.set(zmq::sockopt::linger, 0);
     socket_.bind(Endpoint());
   }
-  ~Daemon() {
-    socket_.close();
-    std::filesystem::remove_all(directory_);
-  }
-  Daemon(const Daemon&) = delete;
-  Daemon& operator=(const Daemon&) = delete;
 
   [[nodiscard]] std::string Endpoint() const { return "ipc://" + (directory_ / "s").string(); }
 
@@ -69,7 +58,7 @@ class Daemon {
   }
 
  private:
-  std::filesystem::path directory_;
+  test::TemporaryDirectory directory_;
   zmq::context_t context_;
   zmq::socket_t socket_{context_, zmq::socket_type::router};
   std::string identity_;

@@ -2,7 +2,6 @@
 #include "collectors/probe.h"
 
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -24,6 +23,7 @@
 
 #include "collectors/codec.h"
 #include "tests/catch.hpp"
+#include "tests/temporary_directory.h"
 
 using namespace attune;
 
@@ -33,22 +33,14 @@ using Clock = std::chrono::steady_clock;
 // Long enough for the busiest machine: only a failing test waits for it.
 constexpr std::chrono::seconds kPatience{20};
 
-// A private folder that goes when the test ends.
+// A place to listen at that goes when the test ends.
 class Folder {
  public:
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "attune-probe-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + name);
-    path_ = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::string Endpoint() const { return "ipc://" + (path_ / "socket").string(); }
-  [[nodiscard]] const std::filesystem::path& Path() const { return path_; }
+  [[nodiscard]] std::string Endpoint() const { return "ipc://" + (directory_ / "socket").string(); }
+  [[nodiscard]] const std::filesystem::path& Path() const { return directory_.Path(); }
 
  private:
-  std::filesystem::path path_;
+  test::TemporaryDirectory directory_;
 };
 
 // The daemon's end: says only what the test lets it say.

@@ -3,16 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <random>
 #include <set>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "env/meter.h"
 #include "tests/catch.hpp"
+#include "tests/temporary_directory.h"
 
 namespace attune::test {
 namespace {
@@ -123,11 +121,6 @@ TEST_CASE("a job counts by what is at stake in it") {
 // A history of one job, of one site of eight heads, under several plans.
 class History {
  public:
-  History() : path_(Path()), store_(path_, Store::Mode::kReadWrite) {}
-  ~History() { std::filesystem::remove_all(path_.parent_path()); }
-  History(const History&) = delete;
-  History& operator=(const History&) = delete;
-
   // `active` heads behind each decision, the first `openings` of which are before the first step
   // and have this answer; all of them with this scale.
   void Add(const std::string& policy, const std::vector<std::size_t>& active,
@@ -169,20 +162,14 @@ class History {
   }
 
   [[nodiscard]] Group Read() const {
-    auto groups = ReadGroups({path_.string()});
+    auto groups = ReadGroups({(directory_ / "attune.db").string()});
     REQUIRE(groups.size() == 1);
     return groups.begin()->second;
   }
 
  private:
-  static std::filesystem::path Path() {
-    std::string name = (std::filesystem::temp_directory_path() / "attune-groups-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
-    return std::filesystem::path(name) / "attune.db";
-  }
-
-  std::filesystem::path path_;
-  Store store_;
+  test::TemporaryDirectory directory_;
+  Store store_{directory_ / "attune.db", Store::Mode::kReadWrite};
   std::uint64_t jobs_ = 0;
   std::uint64_t trials_ = 0;
 };

@@ -30,35 +30,14 @@
 #include "store/sqlite.h"
 #include "store/writer.h"
 #include "tests/catch.hpp"
+#include "tests/temporary_directory.h"
 
 namespace attune {
 namespace {
 
 using Catch::Matchers::Contains;
+using test::TemporaryDirectory;
 using Mode = Store::Mode;
-
-// A folder that is gone when the test ends.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "attune-store-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  [[nodiscard]] std::filesystem::path operator/(const std::string& name) const {
-    return path_ / name;
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 JobRecord SampleJob(std::uint64_t id) {
   JobRecord job;
@@ -224,7 +203,7 @@ Store StoreWithJob(const std::filesystem::path& path) {
 }
 
 TEST_CASE("a job is read back as it was put, its seed above 2^63 included") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   const auto job = store.FindJob(1);
   REQUIRE(job);
@@ -242,7 +221,7 @@ TEST_CASE("a job is read back as it was put, its seed above 2^63 included") {
 }
 
 TEST_CASE("a trial is read back as it was put") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   const Trial trial = SampleTrial(5, 1);
   store.Put(trial);
@@ -251,7 +230,7 @@ TEST_CASE("a trial is read back as it was put") {
 }
 
 TEST_CASE("a trial without action, state and reward is read back as it was put") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   Trial trial;
   trial.id = 1;
@@ -266,7 +245,7 @@ TEST_CASE("a trial without action, state and reward is read back as it was put")
 }
 
 TEST_CASE("a table row of a trial has its scalars and the number of active heads") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   const Trial trial = SampleTrial(5, 1);
   const auto seconds = [] {
@@ -298,7 +277,7 @@ TEST_CASE("a table row of a trial has its scalars and the number of active heads
 }
 
 TEST_CASE("a trial that is put again keeps the time of its first writing") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store store = StoreWithJob(path);
   Trial trial = SampleTrial(1, 1);
@@ -311,7 +290,7 @@ TEST_CASE("a trial that is put again keeps the time of its first writing") {
 }
 
 TEST_CASE("windows are read back as they were put, in their order") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   store.Put(SampleObservation(1, 3));
   store.Put(SampleObservation(1, 2));
@@ -326,7 +305,7 @@ TEST_CASE("windows are read back as they were put, in their order") {
 }
 
 TEST_CASE("the anomalies of a job are replaced as a whole") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   store.Put(SampleJob(2));
   const std::vector<Anomaly> first = {
@@ -347,7 +326,7 @@ TEST_CASE("the anomalies of a job are replaced as a whole") {
 }
 
 TEST_CASE("policies are read back newest first") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store(folder / "store.db", Mode::kReadWrite);
   store.Put(PolicyRecord{"network", 1, 100.5, "/var/lib/attune/1.pt", 640, "suite a, seed 1"});
   store.Put(PolicyRecord{"network", 2, 200.5, "/var/lib/attune/2.pt", 1280, "suite a, seed 2"});
@@ -364,7 +343,7 @@ TEST_CASE("policies are read back newest first") {
 }
 
 TEST_CASE("a job that is put again keeps its introduction, trials, windows and anomalies") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   store.Put(SampleTrial(1, 1));
   store.Put(SampleTrial(2, 1));
@@ -385,7 +364,7 @@ TEST_CASE("a job that is put again keeps its introduction, trials, windows and a
 }
 
 TEST_CASE("jobs and trials are listed newest first, up to the limit") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store(folder / "store.db", Mode::kReadWrite);
   CHECK(store.LastJobId() == 0);
   CHECK(store.LastTrialId() == 0);
@@ -403,7 +382,7 @@ TEST_CASE("jobs and trials are listed newest first, up to the limit") {
 }
 
 TEST_CASE("the newest job is found by a key that was used twice") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   JobRecord again = SampleJob(2);
   again.spec.key = "run-1";
@@ -413,7 +392,7 @@ TEST_CASE("the newest job is found by a key that was used twice") {
 }
 
 TEST_CASE("jobs left running are marked lost, ended ones are not touched") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   JobRecord running = SampleJob(2);
   running.outcome = Outcome::kRunning;
@@ -426,7 +405,7 @@ TEST_CASE("jobs left running are marked lost, ended ones are not touched") {
 }
 
 TEST_CASE("trials are complete with an action and a reward, and all are those of their job") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   for (const std::uint64_t id : {1, 2, 3, 4, 5}) {
     Trial trial = SampleTrial(id, 1);
@@ -450,7 +429,7 @@ TEST_CASE("trials are complete with an action and a reward, and all are those of
 }
 
 TEST_CASE("an acknowledgement and a reward complete a trial and leave the rest of it") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   Trial trial = SampleTrial(1, 1);
   trial.acknowledgement = {.status = AckStatus::kPending, .step = 0, .why = ""};
@@ -464,7 +443,7 @@ TEST_CASE("an acknowledgement and a reward complete a trial and leave the rest o
 }
 
 TEST_CASE("a record that cannot be written is refused and changes nothing") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store = StoreWithJob(folder / "store.db");
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_AS(store.Put(SampleTrial(1, 9)), RecordError);  // no such job
@@ -504,7 +483,7 @@ TEST_CASE("a record that cannot be written is refused and changes nothing") {
 }
 
 TEST_CASE("a transaction that is rolled back leaves nothing") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   Store store(folder / "store.db", Mode::kReadWrite);
   store.Begin();
   store.Put(SampleJob(1));
@@ -518,7 +497,7 @@ TEST_CASE("a transaction that is rolled back leaves nothing") {
 }
 
 TEST_CASE("a fresh store has the schema of its version, no more and no less") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   { const Store store(path, Mode::kReadWrite); }
   sqlite::Database database = OpenRaw(path);
@@ -573,7 +552,7 @@ TEST_CASE("a fresh store has the schema of its version, no more and no less") {
 }
 
 TEST_CASE("blobs are what the schema says: little-endian, row by row") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store store = StoreWithJob(path);
   Trial trial = SampleTrial(1, 1);
@@ -593,7 +572,7 @@ TEST_CASE("blobs are what the schema says: little-endian, row by row") {
 }
 
 TEST_CASE("lists and counts use indexes") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   { const Store store(path, Mode::kReadWrite); }
   sqlite::Database database = OpenRaw(path);
@@ -621,7 +600,7 @@ TEST_CASE("lists and counts use indexes") {
 }
 
 TEST_CASE("a store that is opened again is as it was left") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   StoreWithJob(path).Put(SampleTrial(1, 1));
   const Store store(path, Mode::kReadWrite);
@@ -630,7 +609,7 @@ TEST_CASE("a store that is opened again is as it was left") {
 }
 
 TEST_CASE("a broken migration leaves the schema before it") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   sqlite::Database database = OpenRaw(path);
   const std::array<std::string_view, 2> broken = {
@@ -651,7 +630,7 @@ TEST_CASE("a broken migration leaves the schema before it") {
 }
 
 TEST_CASE("a store of the schema before comes to this one with all its trials") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   {
     sqlite::Database database = OpenRaw(path);
@@ -691,7 +670,7 @@ TEST_CASE("a store of the schema before comes to this one with all its trials") 
 }
 
 TEST_CASE("features that a trial was written without are 0, at the end of each head's token") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   const Trial written = SampleTrial(1, 1);
   StoreWithJob(path).Put(written);
@@ -728,7 +707,7 @@ TEST_CASE("features that a trial was written without are 0, at the end of each h
 }
 
 TEST_CASE("a newer schema is refused with both versions and a way out") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   { const Store store(path, Mode::kReadWrite); }
   OpenRaw(path).Script("PRAGMA user_version = 41");
@@ -740,7 +719,7 @@ TEST_CASE("a newer schema is refused with both versions and a way out") {
 }
 
 TEST_CASE("a file that is not SQLite is refused and left as it is") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "notes.txt";
   const std::string text(5000, 'x');
   std::ofstream(path) << text;
@@ -752,7 +731,7 @@ TEST_CASE("a file that is not SQLite is refused and left as it is") {
 }
 
 TEST_CASE("another program's database is refused and left as it is") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "other.db";
   OpenRaw(path).Script("CREATE TABLE songs (title)");
   SECTION("without an application id") {}
@@ -766,7 +745,7 @@ TEST_CASE("another program's database is refused and left as it is") {
 }
 
 TEST_CASE("a reader says that there is no store yet, and makes none") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   CHECK_THROWS_WITH(Store(path, Mode::kReadOnly),
                     Contains("no store at " + path.string()) && Contains("attuned"));
@@ -776,13 +755,13 @@ TEST_CASE("a reader says that there is no store yet, and makes none") {
 }
 
 TEST_CASE("a store in a folder that is not there is refused") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "nowhere/store.db";
   CHECK_THROWS_WITH(Store(path, Mode::kReadWrite), Contains(path.string()) && Contains("folder"));
 }
 
 TEST_CASE("a store that may not be written is refused by a writer") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   StoreWithJob(path);
   std::filesystem::permissions(path, std::filesystem::perms(0444));
@@ -802,7 +781,7 @@ TEST_CASE("a store that may not be written is refused by a writer") {
 }
 
 TEST_CASE("a reader sees what is committed while a writer is open, and cannot write") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store writer = StoreWithJob(path);
   Store reader(path, Mode::kReadOnly);
@@ -817,7 +796,7 @@ TEST_CASE("a reader sees what is committed while a writer is open, and cannot wr
 }
 
 TEST_CASE("a finished store can be read") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   StoreWithJob(path);
   CHECK_FALSE(std::filesystem::exists(folder / "store.db-wal"));
@@ -826,7 +805,7 @@ TEST_CASE("a finished store can be read") {
 }
 
 TEST_CASE("checkpoints that are left to the caller are made by the caller alone") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store store = StoreWithJob(path);
   store.LeaveCheckpoints();
@@ -843,7 +822,7 @@ TEST_CASE("checkpoints that are left to the caller are made by the caller alone"
 }
 
 TEST_CASE("a second writer waits for the first") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store first = StoreWithJob(path);
   first.Begin();
@@ -864,7 +843,7 @@ TEST_CASE("a second writer waits for the first") {
 }
 
 TEST_CASE("a lock that is not given up is an error that says so") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store store = StoreWithJob(path);
   store.Begin();
@@ -874,7 +853,7 @@ TEST_CASE("a lock that is not given up is an error that says so") {
 }
 
 TEST_CASE("a full disk is an error that says so, and the store goes on when there is room") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   StoreWithJob(path);
   sqlite::Database database = OpenRaw(path);
@@ -890,7 +869,7 @@ TEST_CASE("a full disk is an error that says so, and the store goes on when ther
 }
 
 TEST_CASE("a damaged blob is an error that names the trial or its column") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Store store = StoreWithJob(path);
   store.Put(SampleTrial(1, 1));
@@ -931,7 +910,7 @@ class Reports {
 };
 
 TEST_CASE("the writer commits every kind of record and reports the last ticket") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   Writer writer(Store(path, Mode::kReadWrite), reports.Committed(), reports.Failed());
@@ -963,7 +942,7 @@ TEST_CASE("the writer commits every kind of record and reports the last ticket")
 }
 
 TEST_CASE("a writer that ends commits what waits") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   {
@@ -976,7 +955,7 @@ TEST_CASE("a writer that ends commits what waits") {
 }
 
 TEST_CASE("the writer has its long log copied without another commit") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   Writer writer(StoreWithJob(path), reports.Committed(), reports.Failed());
@@ -990,7 +969,7 @@ TEST_CASE("the writer has its long log copied without another commit") {
 }
 
 TEST_CASE("several threads may post at the same time") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   {
@@ -1009,7 +988,7 @@ TEST_CASE("several threads may post at the same time") {
 }
 
 TEST_CASE("the writer leaves out a record that can never be written, and says so") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   {
@@ -1047,7 +1026,7 @@ class FileSizeLimit {
 };
 
 TEST_CASE("records that failed are kept, and written when the disk takes them again") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   Writer writer(StoreWithJob(path), reports.Committed(), reports.Failed());
@@ -1071,7 +1050,7 @@ TEST_CASE("records that failed are kept, and written when the disk takes them ag
 }
 
 TEST_CASE("a writer that ends while the disk is full reports it and does not hang") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   Reports reports;
   {
@@ -1084,7 +1063,7 @@ TEST_CASE("a writer that ends while the disk is full reports it and does not han
 }
 
 TEST_CASE("what was reported as committed survives a killed program") {
-  const TemporaryFolder folder;
+  const TemporaryDirectory folder;
   const auto path = folder / "store.db";
   std::array<int, 2> ends{};
   REQUIRE(pipe(ends.data()) == 0);

@@ -125,7 +125,8 @@ def test_a_seed_chooses_the_same_jobs_again(env):
     assert first == again
 
 
-def test_ppo_of_stable_baselines_learns_a_few_steps(env):
+def test_ppo_of_stable_baselines_learns_a_few_steps(env, monkeypatch, tmp_path):
+    monkeypatch.setenv("SB3_LOGDIR", str(tmp_path))
     model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu")
     model.learn(total_timesteps=16)
     assert model.num_timesteps == 16
