@@ -39,8 +39,9 @@ po::options_description Describe(DemoOptions& options) {
        "what to train on; default: Debian's package descriptions, from apt")
       ("data", po::value(&options.data)->value_name("NAME"),
        "or a text by name: packages, licences, headers, cmake, perl (this system's), or generated: "
-       "sums, triples, sessions, shapes, textures, speech, kinship. Two, as in cmake,perl: the model "
-       "has been trained on the first before the job, which is on the second (fine-tuning)")
+       "triples, kinship, sessions, baskets, shapes, textures, speech, melodies, series, genes, "
+       "sums, brackets, recall, automata. Two, as in cmake,perl: the model has been trained on the first "
+       "before the job, which is on the second (fine-tuning)")
       ("pretrain-steps",
        po::value(&options.pretrain_steps)->value_name("N")->default_value(3000),
        "on the first of two texts, by AdamW at 0.003 whatever the job's rate; neither tuned nor "

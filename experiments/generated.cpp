@@ -1,8 +1,9 @@
-// Texts that are made and not found, one for each kind of thing that people train attention on.
+// Texts that are made and not found, for the kinds of things that people train attention on.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -111,7 +112,7 @@ std::string Shapes() {
   return text;
 }
 
-// Vision: pictures of 16 × 12 in five shades, row by row. In each two textures meet at a border; a
+// Vision: pictures of 16 × 12 in five shades, row by row. In most two textures meet at a border; a
 // texture is a tile of 2 to 4 by 2 to 4 that comes again and again, and one pixel of 50 is noise.
 std::string Textures() {
   std::mt19937_64 random(kSeed);
@@ -186,8 +187,9 @@ std::string Speech() {
         const int pulse = sample % period == period - 1 ? kOne : 0;
         const int sound =
             3 * vowel.formants[0].Ring(pulse) / 5 + 2 * vowel.formants[1].Ring(pulse) / 5;
-        const int noise = std::max(0, Uniform(random, -6, 1)) - std::max(0, Uniform(random, -6, 1));
-        text += static_cast<char>('@' + std::clamp(16 + 15 * sound / kOne + noise, 0, 31));
+        const int up = std::max(0, Uniform(random, -6, 1));
+        const int down = std::max(0, Uniform(random, -6, 1));
+        text += static_cast<char>('@' + std::clamp(16 + 15 * sound / kOne + up - down, 0, 31));
       }
     }
     text += fmt::format(" = {}\n", said);
@@ -249,6 +251,191 @@ std::string Kinship() {
   return text;
 }
 
+// Physics: elementary cellular automata, each of a rule of its own, from a random row on.
+std::string Automata() {
+  std::mt19937_64 random(kSeed);
+  constexpr std::size_t kWidth = 24;
+  std::string text;
+  while (text.size() < kBytes) {
+    const int rule = Uniform(random, 0, 255);
+    std::array<int, kWidth> cells{};
+    for (int& cell : cells) cell = Uniform(random, 0, 1);
+    for (int row = 0; row < 16; ++row) {
+      for (const int cell : cells) text += cell == 0 ? '.' : '#';
+      text += '\n';
+      std::array<int, kWidth> next{};
+      for (std::size_t x = 0; x < kWidth; ++x) {
+        const int around =
+            4 * cells[(x + kWidth - 1) % kWidth] + 2 * cells[x] + cells[(x + 1) % kWidth];
+        next[x] = rule >> around & 1;
+      }
+      cells = next;
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+// Music: a motif of 6 to 10 notes, again and again, now and then moved or turned upside down.
+std::string Melodies() {
+  std::mt19937_64 random(kSeed);
+  constexpr std::string_view kLengths = "-=~";
+  std::string text;
+  while (text.size() < kBytes) {
+    struct Note {
+      int pitch;
+      char length;
+    };
+    std::vector<Note> motif(static_cast<std::size_t>(Uniform(random, 6, 10)));
+    int pitch = Uniform(random, 8, 16);
+    for (Note& note : motif) {
+      pitch = std::clamp(pitch + Uniform(random, -3, 3), 4, 20);
+      note = {pitch, kLengths[static_cast<std::size_t>(Uniform(random, 0, 2))]};
+    }
+    for (int bars = Uniform(random, 4, 8); bars > 0; --bars) {
+      const int moved = Uniform(random, 0, 2) == 0 ? Uniform(random, -4, 4) : 0;
+      const bool turned = Uniform(random, 0, 4) == 0;
+      for (const Note& note : motif) {
+        const int away = note.pitch - motif.front().pitch;
+        const int place = motif.front().pitch + moved + (turned ? -away : away);
+        text += static_cast<char>('a' + std::clamp(place, 0, 24));
+        text += note.length;
+      }
+      text += '|';
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+// Sensors: a slow and a fast wave with steps between them, in 40 levels.
+std::string Series() {
+  std::mt19937_64 random(kSeed);
+  std::string text;
+  while (text.size() < kBytes) {
+    const int slow = Uniform(random, 30, 60);
+    const int fast = Uniform(random, 5, 12);
+    int level = Uniform(random, -4, 4);
+    for (int t = Uniform(random, 150, 250); t > 0; --t) {
+      if (Uniform(random, 0, 39) == 0) level = Uniform(random, -4, 4);
+      // Triangles of ± 10 and ± 5.
+      const int long_wave = std::abs(t % slow * 40 / slow - 20) - 10;
+      const int short_wave = std::abs(t % fast * 20 / fast - 10) - 5;
+      const int noise = Uniform(random, 0, 5) == 0 ? Uniform(random, -1, 1) : 0;
+      text += static_cast<char>('P' + std::clamp(long_wave + short_wave + level + noise, -20, 19));
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+// Structure: brackets of four kinds, closed in their order.
+std::string Brackets() {
+  std::mt19937_64 random(kSeed);
+  std::string text;
+  while (text.size() < kBytes) {
+    std::string open;
+    for (int left = Uniform(random, 40, 120); left > 0 || !open.empty(); --left) {
+      const bool opens =
+          left > 0 && open.size() < 12 && (open.empty() || Uniform(random, 0, 1) == 0);
+      if (opens) {
+        const auto kind = static_cast<std::size_t>(Uniform(random, 0, 3));
+        text += "([{<"[kind];
+        open += ")]}>"[kind];
+      } else {
+        text += open.back();
+        open.pop_back();
+      }
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+// Memory: what goes with what, told once and asked for again: "qBxK?q=B?x=K".
+std::string Recall() {
+  std::mt19937_64 random(kSeed);
+  std::string text;
+  while (text.size() < kBytes) {
+    std::array<char, 26> keys{};
+    std::iota(keys.begin(), keys.end(), 'a');
+    std::shuffle(keys.begin(), keys.end(), random);
+    const auto known = static_cast<std::size_t>(Uniform(random, 6, 16));
+    std::string values;
+    for (std::size_t i = 0; i < known; ++i) {
+      values += static_cast<char>('A' + Uniform(random, 0, 15));
+      text += keys[i];
+      text += values.back();
+    }
+    for (std::size_t asked = 0; asked < known; ++asked) {
+      const auto i = static_cast<std::size_t>(Uniform(random, 0, static_cast<int>(known) - 1));
+      text += fmt::format("?{}={}", keys[i], values[i]);
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+// Biology: bases drawn by the two before them; a third of a strand is an earlier part of it, with
+// one base of 20 changed.
+std::string Genes() {
+  std::mt19937_64 random(kSeed);
+  constexpr std::string_view kBases = "ACGT";
+  std::array<std::array<int, 4>, 16> odds{};  // of the next base, by the two before it
+  for (auto& of_pair : odds) {
+    for (int& odd : of_pair) odd = Uniform(random, 1, 9);
+  }
+  std::string text;
+  while (text.size() < kBytes) {
+    std::string strand = "AC";
+    while (strand.size() < 400) {
+      if (strand.size() > 60 && Uniform(random, 0, 59) == 0) {
+        const auto from =
+            static_cast<std::size_t>(Uniform(random, 0, static_cast<int>(strand.size()) - 40));
+        const std::string part =
+            strand.substr(from, static_cast<std::size_t>(Uniform(random, 20, 40)));
+        for (const char base : part) {
+          strand += Uniform(random, 0, 19) == 0
+                        ? kBases[static_cast<std::size_t>(Uniform(random, 0, 3))]
+                        : base;
+        }
+        continue;
+      }
+      const auto& of_pair =
+          odds[4 * kBases.find(strand[strand.size() - 2]) + kBases.find(strand.back())];
+      int lot = Uniform(random, 1, std::accumulate(of_pair.begin(), of_pair.end(), 0));
+      std::size_t base = 0;
+      while ((lot -= of_pair[base]) > 0) ++base;
+      strand += kBases[base];
+    }
+    text += strand + '\n';
+  }
+  return text;
+}
+
+// Recommendation: what goes into a basket, by one to three of 40 recipes, with what was forgotten
+// and what was added: "017 203 044".
+std::string Baskets() {
+  std::mt19937_64 random(kSeed);
+  std::array<std::vector<int>, 40> recipes;
+  for (auto& recipe : recipes) {
+    recipe.resize(static_cast<std::size_t>(Uniform(random, 5, 9)));
+    for (int& thing : recipe) thing = Uniform(random, 0, 299);
+  }
+  std::string text;
+  while (text.size() < kBytes) {
+    for (int dishes = Uniform(random, 1, 3); dishes > 0; --dishes) {
+      auto recipe = recipes[static_cast<std::size_t>(Uniform(random, 0, 39))];
+      std::shuffle(recipe.begin(), recipe.end(), random);
+      recipe.resize(recipe.size() - static_cast<std::size_t>(Uniform(random, 0, 2)));
+      if (Uniform(random, 0, 2) == 0) recipe.push_back(Uniform(random, 0, 299));
+      for (const int thing : recipe) text += fmt::format("{:03} ", thing);
+    }
+    text.back() = '\n';
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string Generate(std::string_view name) {
@@ -259,6 +446,13 @@ std::string Generate(std::string_view name) {
   if (name == "textures") return Textures();
   if (name == "speech") return Speech();
   if (name == "kinship") return Kinship();
+  if (name == "automata") return Automata();
+  if (name == "melodies") return Melodies();
+  if (name == "series") return Series();
+  if (name == "brackets") return Brackets();
+  if (name == "recall") return Recall();
+  if (name == "genes") return Genes();
+  if (name == "baskets") return Baskets();
   throw std::invalid_argument(fmt::format("no text is generated as '{}'", name));
 }
 

@@ -2,6 +2,7 @@
 #include "experiments/text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>

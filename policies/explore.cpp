@@ -2,10 +2,11 @@
 //
 // What a policy does pays over many windows, and drawing every window anew hardly ever comes upon a
 // plan that holds. So what is drawn here is the plan: how many heads a site is brought to, whether,
-// when and how fast it grows again, whether scales are tuned, and whether heads that were born
-// sharp are cooled at once. Some plans begin before the first step, and some of those with logits a
-// quarter as large: with too high a rate they run away. Heads are chosen, and sick ones treated, as
-// kmeans does; before the first step all are alike.
+// when and how fast it grows again, whether all logits are made larger at once or scales are tuned,
+// and whether heads that were born sharp are cooled at once. Where the rate may be too high some
+// plans begin before the first step, and some of those with logits a quarter as large, as logits
+// run away at such rates. Heads are chosen, and sick ones treated, as kmeans does; before the first
+// step all are alike.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -24,24 +25,32 @@ constexpr std::array kShares = {1.0, 0.5, 0.25, 0.125, 0.0};  // of a site's hea
 constexpr std::array kGrowthBegins = {0.1, 0.25, 0.5, 0.7};   // of the budget
 constexpr std::array kGrowthPaces = {0.0, 0.1, 0.25};  // of the budget from doubling to doubling
 constexpr double kGrowing = 0.2;                       // of the other plans
+// Plans that begin before the first step gain nothing over those that wait for what is measured
+// where the rate is lower, nor under SGD (policies/network.md, network_history.md).
+constexpr double kHighRate = 0.015;
 // One head, doubled by quarters of the budget: what a trainer may do by itself (--grow), and from
 // the first step on a cure for too high a learning rate (policies/network.md).
-constexpr double kByQuarters = 0.35;  // of the plans
-constexpr double kOpening = 0.5;      // of the other plans
+constexpr double kByQuarters = 0.35;  // of the plans that may begin before the first step
+constexpr double kOpening = 0.5;      // of the others of these
 constexpr double kCold = 0.5;         // of those that begin before the first step
-constexpr double kScaling = 0.5;      // of the plans that are not cold
-constexpr double kCooling = 0.6;      // of those
-// Beyond it heads that nothing ails were sharpened before anybody knew how the loss falls: it cost
-// jobs as much as it gained.
+// All logits × 4, from the first window on.
+constexpr double kSharp = 0.3;    // of the plans that may not
+constexpr double kScaling = 0.5;  // of the plans that are neither cold nor sharp
+constexpr double kCooling = 0.6;  // of those
+// Where scales are tuned. Beyond it heads that nothing ails were sharpened before anybody knew how
+// the loss falls: it cost jobs as much as it gained.
 constexpr float kSharpest = 1;
 // Early in a run heads attend almost evenly. One that does not by then was born too sharp, and the
 // sooner it is cooled the better.
 constexpr double kCoolingEnds = 0.15;
+constexpr std::uint8_t kSmallest = 0;  // of kScaleFactors
+constexpr std::uint8_t kLargest = kScaleChoices - 1;
 constexpr float kBornSharpEntropy = 0.6F;
 
 struct Plan {
   bool opening = false;      // begins before the first step
   bool cold = false;         // with logits a quarter as large, also of heads that come in later
+  bool sharp = false;        // with logits four times as large, these too
   double share = 1;          // of a site's heads
   double growth_begins = 2;  // of the budget; above 1: never
   double growth_pace = 0;    // of the budget from doubling to doubling; 0: at once
@@ -71,12 +80,13 @@ Plan PlanOf(const JobSpec& job) {
   };
   Plan plan;
   const bool in_steps = job.budget.kind == BudgetKind::kSteps;
+  const bool may_open = job.learning_rate >= kHighRate && !IsSgd(job.optimizer);
   plan.share = pick(kShares);
-  if (chance(kByQuarters)) {
+  if (may_open && chance(kByQuarters)) {
     plan = {
         .opening = true, .share = 0, .growth_begins = 0.25, .growth_pace = 0.25, .grown_share = 1};
   } else {
-    plan.opening = chance(kOpening);
+    plan.opening = may_open && chance(kOpening);
     if (chance(kGrowing)) {
       plan.growth_begins = pick(kGrowthBegins);
       plan.growth_pace = pick(kGrowthPaces);
@@ -85,8 +95,9 @@ Plan PlanOf(const JobSpec& job) {
     }
   }
   plan.cold = plan.opening && chance(kCold);
+  plan.sharp = !may_open && chance(kSharp);
   // With all heads and their scales it would be no plan.
-  plan.scaling = !plan.cold && (chance(kScaling) || plan.share == 1);
+  plan.scaling = !plan.cold && !plan.sharp && (chance(kScaling) || plan.share == 1);
   plan.cooling = plan.scaling && chance(kCooling);
   return plan;
 }
@@ -128,11 +139,12 @@ void Count(const Plan& plan, const Situation& situation, Action& action) {
   }
 }
 
-// Of each head that has its logits as they are, a quarter.
-void Cool(const Situation& situation, Action& action) {
+// Of each head that has its logits as they are, a quarter of them or four times as much.
+void ScaleAll(const Situation& situation, std::uint8_t choice, Action& action) {
   for (std::size_t head = 0; head < situation.state.Heads(); ++head) {
-    const bool open = situation.setting.active[head] != 0 && situation.mask.scale[head][0] != 0;
-    if (open && situation.setting.scale[head] == 1) action.scale[head] = 0;
+    const bool open =
+        situation.setting.active[head] != 0 && situation.mask.scale[head][choice] != 0;
+    if (open && situation.setting.scale[head] == 1) action.scale[head] = choice;
   }
 }
 
@@ -144,7 +156,8 @@ std::string Describe(const Plan& plan) {
                         100 * plan.growth_begins, 100 * plan.growth_pace);
   }
   text += plan.scaling ? fmt::format(", logits up to × {:g}", kSharpest)
-          : plan.cold  ? fmt::format(", logits × {:g}", kScaleFactors[0])
+          : plan.cold  ? fmt::format(", logits × {:g}", kScaleFactors[kSmallest])
+          : plan.sharp ? fmt::format(", logits × {:g}", kScaleFactors[kLargest])
                        : std::string(", scales as they are");
   if (plan.cooling) text += ", cooled early";
   return text;
@@ -169,10 +182,11 @@ class ExplorePolicy : public Policy {
         choice = kKeepScale;
       }
       if (plan.cooling && BornSharp(situation, head) && situation.mask.scale[head][0] != 0) {
-        choice = 0;
+        choice = kSmallest;
       }
     }
-    if (plan.cold) Cool(situation, decision->action);
+    if (plan.cold) ScaleAll(situation, kSmallest, decision->action);
+    if (plan.sharp) ScaleAll(situation, kLargest, decision->action);
     decision->why = Describe(plan);
     return verdict;
   }
@@ -182,7 +196,7 @@ class ExplorePolicy : public Policy {
     Decision decision;
     decision.action = Action::Keep(situation.state.Heads(), situation.state.Sites());
     if (plan.opening) Count(plan, situation, decision.action);
-    if (plan.cold) Cool(situation, decision.action);
+    if (plan.cold) ScaleAll(situation, kSmallest, decision.action);
     decision.why = Describe(plan);
     return decision;
   }

@@ -123,6 +123,7 @@ TEST_CASE("a window of the budget makes one trial at its end, and the first is c
 Hello OpeningJob() {
   Hello hello = test::SmallJob();
   hello.job.policy = "explore";
+  hello.job.learning_rate = 0.02;
   for (int number = 0; number < 1000; ++number) {
     hello.job.key = "run " + std::to_string(number);
     Bench bench(TenWindows(), hello);

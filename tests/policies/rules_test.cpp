@@ -435,6 +435,8 @@ TEST_CASE("rules that go by what is measured decide nothing before the first ste
   }
 }
 
+constexpr double kHighRate = 0.02;  // explore begins no plan before the first step below 0.015
+
 // The decisions of explore before the first step, up to the one that keeps what there is.
 std::vector<Action> Opening(Policy& policy, Scene& scene, std::mt19937_64& random) {
   scene.progress = 0;
@@ -458,6 +460,7 @@ TEST_CASE("explore begins some plans before the first step, and those stand when
   int cold = 0;
   for (int key = 0; key < kKeys; ++key) {
     Scene scene({std::vector<Look>(8, kHealthy), std::vector<Look>(3, kHealthy)});
+    scene.job.learning_rate = kHighRate;
     scene.job.key = "run/" + std::to_string(key);
     const std::vector<Action> actions = Opening(*policy, scene, random);
     CHECK(actions.size() < 6);
@@ -481,6 +484,35 @@ TEST_CASE("explore begins some plans before the first step, and those stand when
   CHECK(cold < opened * 3 / 4);
 }
 
+TEST_CASE("explore waits for what is measured where the rate is not too high, and under SGD") {
+  const auto policy = MakeExplore();
+  std::mt19937_64 random(1);
+  int sharp = 0;
+  for (int key = 0; key < 60; ++key) {
+    for (const auto& [rate, optimizer] :
+         {std::pair(0.003, "adamw"), std::pair(0.0, ""), std::pair(0.1, "sgd")}) {
+      Scene scene({std::vector<Look>(8, kHealthy)});
+      scene.job.learning_rate = rate;
+      scene.job.optimizer = optimizer;
+      scene.job.key = "run/" + std::to_string(key);
+      CHECK(Opening(*policy, scene, random) == std::vector{Action::Keep(8, 1)});
+      for (int window = 1; window <= 40; ++window) {
+        scene.progress = window / 40.0 - 0.001;
+        const auto decision = std::get<Decision>(scene.Ask(*policy, random));
+        scene.setting = Apply(scene.job.topology, scene.setting, decision.action);
+        scene.mask = MaskOf(scene.job.topology, scene.setting);
+      }
+      std::set<float> scales;  // of the heads that stay, or have come in
+      for (std::size_t head = 0; head < 8; ++head) {
+        if (scene.setting.active[head] != 0) scales.insert(scene.setting.scale[head]);
+      }
+      sharp += scales == std::set{4.0F} ? 1 : 0;
+    }
+  }
+  CHECK(sharp > 30);  // of 180
+  CHECK(sharp < 90);
+}
+
 TEST_CASE("explore lets some jobs grow by quarters, from one head to all") {
   const auto policy = MakeExplore();
   std::mt19937_64 random(1);
@@ -488,6 +520,7 @@ TEST_CASE("explore lets some jobs grow by quarters, from one head to all") {
   int grown = 0;
   for (int key = 0; key < kKeys; ++key) {
     Scene scene({std::vector<Look>(8, kHealthy)});
+    scene.job.learning_rate = kHighRate;
     scene.job.key = "run/" + std::to_string(key);
     Opening(*policy, scene, random);
     const bool at_once = CountActive(scene.setting.active) == 1;
@@ -511,6 +544,7 @@ TEST_CASE("explore leaves all heads of some jobs a quarter of their logits, to t
   int cold = 0;
   for (int key = 0; key < 60; ++key) {
     Scene scene({std::vector<Look>(8, kUniform)});  // kmeans would sharpen them
+    scene.job.learning_rate = kHighRate;
     scene.job.key = "run/" + std::to_string(key);
     Opening(*policy, scene, random);
     const auto is_cold = [&] {
@@ -537,6 +571,7 @@ TEST_CASE("explore leaves all heads of some jobs a quarter of their logits, to t
   int fewer = 0;
   for (int key = 0; key < 60; ++key) {
     Scene scene({std::vector<Look>(8, kHealthy)});
+    scene.job.learning_rate = kHighRate;
     scene.job.key = "run/" + std::to_string(key);
     for (auto& open : scene.mask.scale) open = {0, 0, 1, 0, 0};
     const auto decision = std::get<Decision>(policy->Open(scene.View(), random));
@@ -552,6 +587,7 @@ TEST_CASE("explore cools heads that are too sharp and sharpens none beyond a sca
   bool cooled = false;
   for (int key = 0; key < 60; ++key) {
     Scene scene({std::vector<Look>(4, kUniform), std::vector<Look>(4, kSaturated)});
+    scene.job.learning_rate = kHighRate;
     scene.job.key = "run/" + std::to_string(key);
     for (int window = 0; window < 6; ++window) {
       scene.progress = (window + 1) / 21.0;

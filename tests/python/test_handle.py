@@ -189,7 +189,11 @@ def test_the_daemon_opens_a_job_whose_weights_are_fresh_and_no_other(tmp_path, m
             for fresh in (True, False):
                 model = OwnModel()
                 handle = attached(
-                    model, name=f"fresh {fresh}", key=f"{number} {fresh}", fresh=fresh
+                    model,
+                    name=f"fresh {fresh}",
+                    key=f"{number} {fresh}",
+                    fresh=fresh,
+                    learning_rate=0.02,
                 )
                 train(model, handle, batch(), 2)
                 handle.remove()
