@@ -122,6 +122,40 @@ def by_job(report):
         )
 
 
+def of_the_grid(report, policy, choose):
+    """Of what the best static setting of each job gains, in nats: the share that a policy does."""
+    gain = most = 0.0
+    for job in filter(choose, report.jobs.values()):
+
+        def mean(name, job=job):
+            pairs = report.pairs(name, "untuned", lambda parameters: parameters == job)
+            return np.mean([loss(other) - loss(run) for run, other in pairs])
+
+        gain += mean(policy)
+        most += max(0.0, *(mean(name) for name in report.of if name[:6] == "static"))
+    return f"{gain / most:.3f}"
+
+
+def by_part(report):
+    """The network over others, on text and recommendation and on all else."""
+
+    def others(job):
+        return job["kind"] in ("vision", "speech", "graph")
+
+    parts = (lambda job: not others(job), others)
+    yield "the network over | text and recommendation | vision, speech, graph"
+    policies = ("untuned", "offline", "heads-only", "lot", "kmeans")
+    for policy in (*policies, "static-1", "static-2", "grow"):
+        yield " | ".join(
+            [policy, *(ratio(report.pairs("network", policy, part)) for part in parts)]
+        )
+    figures = [ratio(report.pairs("offline", "lot", part)) for part in parts]
+    yield " | ".join(["offline over lot", *figures])
+    for policy in ("network", "offline", "lot", "static-1", "static-2"):
+        shares = [of_the_grid(report, policy, part) for part in parts]
+        yield " | ".join([f"of what the best of the grid gains: {policy}", *shares])
+
+
 def by_sickness(report):
     """The gap to the untuned healthy twin that is closed; and less what the twin gains too."""
     policies = ("network", "lot", "grow", "static-1", "kmeans")
@@ -151,7 +185,7 @@ def by_sickness(report):
 
 def main():
     report = Report(sys.argv[1] if len(sys.argv) > 1 else "experiments/results/heldout.json")
-    for table in (by_policy, by_job, by_sickness):
+    for table in (by_policy, by_job, by_part, by_sickness):
         for row in table(report):
             print(f"| {row} |")
         print()
