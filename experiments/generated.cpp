@@ -436,24 +436,32 @@ std::string Baskets() {
   return text;
 }
 
+struct Generated {
+  std::string_view name;
+  std::string (*make)();
+};
+constexpr std::array kGenerated = {
+    Generated{"sums", Sums},       Generated{"triples", Triples},   Generated{"sessions", Sessions},
+    Generated{"shapes", Shapes},   Generated{"textures", Textures}, Generated{"speech", Speech},
+    Generated{"kinship", Kinship}, Generated{"automata", Automata}, Generated{"melodies", Melodies},
+    Generated{"series", Series},   Generated{"brackets", Brackets}, Generated{"recall", Recall},
+    Generated{"genes", Genes},     Generated{"baskets", Baskets},
+};
+
 }  // namespace
 
+std::vector<std::string_view> GeneratedNames() {
+  std::vector<std::string_view> names;
+  for (const Generated& generated : kGenerated) names.push_back(generated.name);
+  return names;
+}
+
 std::string Generate(std::string_view name) {
-  if (name == "sums") return Sums();
-  if (name == "triples") return Triples();
-  if (name == "sessions") return Sessions();
-  if (name == "shapes") return Shapes();
-  if (name == "textures") return Textures();
-  if (name == "speech") return Speech();
-  if (name == "kinship") return Kinship();
-  if (name == "automata") return Automata();
-  if (name == "melodies") return Melodies();
-  if (name == "series") return Series();
-  if (name == "brackets") return Brackets();
-  if (name == "recall") return Recall();
-  if (name == "genes") return Genes();
-  if (name == "baskets") return Baskets();
-  throw std::invalid_argument(fmt::format("no text is generated as '{}'", name));
+  const auto* generated = std::ranges::find(kGenerated, name, &Generated::name);
+  if (generated == kGenerated.end()) {
+    throw std::invalid_argument(fmt::format("no text is generated as '{}'", name));
+  }
+  return generated->make();
 }
 
 }  // namespace attune

@@ -138,6 +138,7 @@ Text LoadText(const std::string& file) {
 
 Text LoadNamed(const std::string& name) {
   Text text{.content = {}, .source = name};
+  const auto generated = GeneratedNames();
   if (name == "packages") {
     text.content = Packages().substr(0, kMostBytes);
   } else if (name == "licences") {
@@ -148,12 +149,12 @@ Text LoadNamed(const std::string& name) {
     text.content = FilesBelow(FolderLike("/usr/share", "cmake-") / "Modules", ".cmake");
   } else if (name == "perl") {
     text.content = FilesBelow(FolderLike("/usr/share/perl", "5"), ".pm");
-  } else if (std::ranges::find(kGenerated, name) != kGenerated.end()) {
+  } else if (std::ranges::find(generated, name) != generated.end()) {
     text.content = Generate(name);
   } else {
     throw std::invalid_argument(
         fmt::format("there is no text '{}'; there are packages, licences, headers, cmake, perl, {}",
-                    name, fmt::join(kGenerated, ", ")));
+                    name, fmt::join(generated, ", ")));
   }
   if (text.content.size() < kLeastBytes) {
     throw std::invalid_argument("this system does not have the text '" + name +

@@ -23,17 +23,15 @@ struct Text {
 // Texts by name, at most 4 MB each.
 //   found      packages (as above, without the licences), licences, headers (of the C++ library),
 //              cmake (its modules), perl (its library)
-//   generated  kGenerated: triples and kinship (knowledge graphs), sessions and baskets
+//   generated  GeneratedNames: triples and kinship (knowledge graphs), sessions and baskets
 //              (recommendation), shapes and textures (vision), speech, melodies, series (sensors),
 //              genes, sums, brackets, recall, automata
 // Throws std::invalid_argument for another name, and where this system does not have it.
 [[nodiscard]] Text LoadNamed(const std::string& name);
 
-inline constexpr std::array<std::string_view, 14> kGenerated = {
-    "sums",     "triples",  "sessions", "shapes",   "textures", "speech", "kinship",
-    "automata", "melodies", "series",   "brackets", "recall",   "genes",  "baskets"};
+[[nodiscard]] std::vector<std::string_view> GeneratedNames();
 
-// One of kGenerated: the same bytes with every libstdc++.
+// One of GeneratedNames: the same bytes with every libstdc++.
 [[nodiscard]] std::string Generate(std::string_view name);
 
 // "name: description [section]" for every package in the output of `apt-cache dumpavail`; of
