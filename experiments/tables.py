@@ -137,13 +137,13 @@ def of_the_grid(report, policy, choose):
 
 
 def by_part(report):
-    """The network over others, on text and recommendation and on all else."""
+    """The network over others: on all jobs, on text and recommendation, on all else."""
 
     def others(job):
         return job["kind"] in ("vision", "speech", "graph")
 
-    parts = (lambda job: not others(job), others)
-    yield "the network over | text and recommendation | vision, speech, graph"
+    parts = (lambda _: True, lambda job: not others(job), others)
+    yield "the network over | all | text and recommendation | vision, speech, graph"
     policies = ("untuned", "offline", "heads-only", "lot", "kmeans")
     for policy in (*policies, "static-1", "static-2", "grow"):
         yield " | ".join(

@@ -181,7 +181,8 @@ class ExplorePolicy : public Policy {
                  choice > kKeepScale) {
         choice = kKeepScale;
       }
-      if (plan.cooling && BornSharp(situation, head) && situation.mask.scale[head][0] != 0) {
+      if (plan.cooling && BornSharp(situation, head) &&
+          situation.mask.scale[head][kSmallest] != 0) {
         choice = kSmallest;
       }
     }
