@@ -68,7 +68,11 @@ class NetworkLearner : public Learner {
         network_ = Network::Load(paths.Checkpoint(), network_options);
         Publish();
       } catch (const NetworkError& error) {
-        spdlog::error("{}; it begins anew", error.what());
+        // What was learned is not written over: a newer program may read it.
+        const std::filesystem::path kept = paths.Checkpoint().string() + ".unreadable";
+        std::filesystem::rename(paths.Checkpoint(), kept);
+        spdlog::error("{}; it is kept as {}, and learning begins anew", error.what(),
+                      kept.string());
       }
     }
     std::unique_ptr<Network> taught;

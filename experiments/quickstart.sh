@@ -36,7 +36,7 @@ printf '\n── untuned: %s processor seconds, seed %s\n' "$budget" "$seed"
 ATTUNE_MODE=off "${job[@]}" --report "$out/untuned.json"
 
 printf '\n── tuned: the same under attune run\n'
-"$bin/attune" run --state-directory "$out" --report "$out/job.json" -- \
+"$bin/attune" run --config /dev/null --state-directory "$out" --report "$out/job.json" -- \
   "${job[@]}" --report "$out/tuned.json"
 
 printf '\n── side by side\n'

@@ -41,7 +41,7 @@ const std::vector<Command> kCommands = {
      .about =
          R"(Uses the running attuned, or starts a private one that ends with the command (or goes on
 where other jobs have found it). The trainer finds it by ATTUNE_ENDPOINT and ATTUNE_JOB in its
-environment. Progress goes to stderr, and at the end what was tried and what came of it. The exit
+environment (a key that ATTUNE_JOB has already stays). Progress goes to stderr, and at the end what was tried and what came of it. The exit
 status is the command's (127: it cannot be started). Flags of attuned (attuned --help), such as
 --policy or --windows, set up the private daemon; a running one is as it was started.
 )",
@@ -128,11 +128,12 @@ to choose.
      .run = Policy,
      .usage = "list | use NAME [--job JOB]",
      .summary = "who decides: list the policies, or choose one",
-     .about = "list shows the rules and the lessons of a network that has learned here; use NAME "
-              "lets NAME decide until "
-              "attuned stops\nor reads its configuration anew (HUP), about all jobs whose trainer "
-              "names no policy itself\n(ATTUNE_POLICY); with --job about that one, whatever it "
-              "named. What was changed before stays as it is.\n",
+     .about =
+         "list shows the rules and the lessons of a network that has learned here; use NAME "
+         "lets NAME decide until "
+         "attuned stops\nor reads its configuration anew (HUP), about all jobs whose trainer "
+         "names no policy itself\n(ATTUNE_POLICY); with --job about that one, whatever it "
+         "named. What was changed before stays as it is,\nbut for what the governor takes back.\n",
      .unnamed = {{"verb", Kind::kText, "VERB", "what to do", "list use", "list"},
                  {"name", Kind::kText, "NAME", "who is to decide",
                   "auto keep random kmeans qk_clip importance explore network external"}},
@@ -247,7 +248,8 @@ configuration file of attuned.
      .about =
          R"(Jobs with their sites, windows, trials and anomalies, and the versions of policies. Jobs and trials
 get new numbers, in their order. A job is known by its key and the time it started: merging again
-brings only what is new, and what a job that was running has done since. The other daemons may run;
+brings only what is new, and what a job that was running has done since (and again what was pruned here
+and not there). The other daemons may run;
 the one of this history must not, for it would give the new numbers itself.
 )",
      .unnamed = {{"store", Kind::kText, "FILE", "the attune.db of another daemon", {}, {}, true}},

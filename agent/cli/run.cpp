@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -159,10 +161,10 @@ std::string KeyOfLastSince(const Store& store, double time, const std::string& o
   return key;
 }
 
-// Nothing if no job goes by the key.
-std::optional<Summary> Summarise(const Store& store, const std::string& key) {
+// Nothing if no job goes by the key that has gone on since then.
+std::optional<Summary> Summarise(const Store& store, const std::string& key, double since) {
   const auto job = store.FindJobByKey(key);
-  if (!job) return std::nullopt;
+  if (!job || (job->outcome != Outcome::kRunning && job->ended < since)) return std::nullopt;
   Summary summary;
   summary.job = *job;
   const auto trials = store.Trials(job->id, job->trials);  // newest first
@@ -274,6 +276,24 @@ void WriteReport(const Summary& summary, std::ofstream& stream) {
   if (!stream.flush()) throw std::runtime_error("cannot write the report");
 }
 
+// Held by every attune run while it lasts, so that none ends a daemon that it began under another
+// whose trainer has not said hello yet.
+class SharedLock {
+ public:
+  explicit SharedLock(const fs::path& file)
+      : descriptor_(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
+    flock(descriptor_, LOCK_SH);
+  }
+  ~SharedLock() { close(descriptor_); }
+  SharedLock(const SharedLock&) = delete;
+  SharedLock& operator=(const SharedLock&) = delete;
+
+  [[nodiscard]] bool HeldByOthers() const { return flock(descriptor_, LOCK_EX | LOCK_NB) != 0; }
+
+ private:
+  int descriptor_;
+};
+
 // Whether a daemon that was begun for one job has found others.
 bool ServesOthers(const Paths& paths, const std::string& key) {
   const auto status = AskStatus(paths);
@@ -328,9 +348,12 @@ int Run(const std::vector<std::string>& words) {
     }
   }
 
+  const SharedLock lock(arguments.paths.state / "run.lock");
+
   if (interrupted != 0) throw std::runtime_error("interrupted before the command was started");
 
-  std::string key = RandomKey();
+  const char* const given = std::getenv("ATTUNE_JOB");  // of a run that goes on
+  std::string key = given != nullptr && *given != '\0' ? given : RandomKey();
   const double began = UnixTime();
   std::optional<Child> trainer;
   try {
@@ -352,7 +375,7 @@ int Run(const std::vector<std::string>& words) {
   // From here on the exit status is settled: a summary that fails is said so and nothing else.
   try {
     AwaitEnd(OpenHistory(arguments.paths), key);
-    if (daemon && ServesOthers(arguments.paths, key)) {
+    if (daemon && (ServesOthers(arguments.paths, key) || lock.HeldByOthers())) {
       fmt::print(stderr,
                  "attune run: attuned goes on, for other jobs have found it (attune status)\n");
       daemon->Leave();
@@ -361,15 +384,15 @@ int Run(const std::vector<std::string>& words) {
     daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);
     if (alone && !store.FindJobByKey(key)) key = KeyOfLastSince(store, began, key);
-    if (const auto summary = Summarise(store, key)) {
+    if (const auto summary = Summarise(store, key, began)) {
       Tell(*summary, arguments.Has("state-directory")
                          ? fmt::format(" --state-directory {}", arguments.paths.state.string())
                          : "");
       if (report.is_open()) WriteReport(*summary, report);
     } else {
       fmt::print(stderr,
-                 "attune run: {} never said hello to attuned{}; give it a probe (README.md, \"Your "
-                 "own trainer\")\n",
+                 "attune run: {} never said hello to attuned{}; give it a probe (README.md, \"In "
+                 "your trainer\")\n",
                  command[0], alone ? "" : " under the key that it was given (ATTUNE_JOB)");
     }
   } catch (const std::exception& error) {

@@ -10,7 +10,7 @@
 //          runs/N/lock           held by the task of run N for as long as it lives
 //                 points.jsonl   what the run reported, a point a line
 //                 output         what it printed
-//                 outcome.json   written once, whole, when it is over: who has one is done
+//                 outcome.json   written whole when it is over: who has one is done
 //
 // All of a sweep's state is in these files; whatever is killed, the files say what is missing.
 #pragma once

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@
 #include "agent/keys.h"
 #include "agent/sweep/board.h"
 #include "agent/sweep/task.h"
+#include "store/store.h"
 
 namespace attune::sweep {
 namespace {
@@ -79,6 +81,15 @@ class SweepDaemon {
       paths_.runtime =
           fs::temp_directory_path() / fmt::format("attune-{}-{:016x}", getuid(),
                                                   std::hash<std::string>{}(paths_.state.string()));
+      struct stat found {};
+      if ((mkdir(paths_.runtime.c_str(), 0700) != 0 && errno != EEXIST) ||
+          lstat(paths_.runtime.c_str(), &found) != 0 || !S_ISDIR(found.st_mode) ||
+          found.st_uid != getuid() || (found.st_mode & 0077U) != 0) {
+        throw SweepError(
+            fmt::format("{} is not a folder of yours alone, and the daemon's socket belongs there, "
+                        "as {} is too long for it; remove it, or give a shorter --state-directory",
+                        paths_.runtime.string(), paths_.state.string()));
+      }
     }
     // Outlives a runner that is killed, for the runs that do, and not for long.
     flags_ = {"--state-directory=" + paths_.state.string(),
@@ -97,12 +108,23 @@ class SweepDaemon {
     }
   }
 
+  ~SweepDaemon() {
+    child_.reset();
+    std::error_code stays;  // with what is in it, where the daemon is another runner's
+    if (paths_.runtime != paths_.state) fs::remove(paths_.runtime, stays);
+  }
+  SweepDaemon(const SweepDaemon&) = delete;
+  SweepDaemon& operator=(const SweepDaemon&) = delete;
+
   // Starts it where it does not answer; says so where it had run before.
   void Keep(Board* board) {
     if (Clock::now() - looked_ < kDaemonLook) return;
     looked_ = Clock::now();
     // Being asked, it stays also while nobody is tuned. It may be another runner's.
-    if (AskStatus(paths_)) return;
+    if (AskStatus(paths_)) {
+      fault_.clear();
+      return;
+    }
     if (child_ && !child_->Ended()) return;
     if (board != nullptr)
       board->Say(fmt::format("attuned {}is gone: starting it again",
@@ -110,10 +132,37 @@ class SweepDaemon {
     child_.reset();
     try {
       child_ = StartDaemon(paths_, flags_, [] { return interrupted != 0; });
+      fault_.clear();
     } catch (const std::runtime_error& error) {
       if (board == nullptr) throw;
-      board->Say(fmt::format("{}; trying again", error.what()));  // the runs go on meanwhile
+      fault_ = error.what();
+      board->Say(fmt::format("{}; trying again", fault_));  // the runs go on meanwhile
     }
+  }
+
+  // Why it could not be started when that was last tried; empty: it could.
+  [[nodiscard]] const std::string& Fault() const { return fault_; }
+
+  // Whether the run's job has said hello to it. What a run said first reaches the history a moment
+  // after, and hosts' clocks differ.
+  [[nodiscard]] bool Knows(const std::string& sweep, const RunOutcome& outcome) const {
+    constexpr auto kHelloTime = std::chrono::seconds(2);
+    constexpr double kClockError = 60;  // seconds
+    constexpr std::size_t kRecentJobs = 10'000;
+    const std::string begin = JobKeyBegin(sweep, outcome.id);
+    const auto start = Clock::now();
+    do {
+      const Store store(paths_.Store(), Store::Mode::kReadOnly);
+      const auto jobs = store.Jobs(kRecentJobs);
+      if (std::ranges::any_of(jobs, [&](const JobRecord& job) {
+            return job.spec.key.starts_with(begin) &&
+                   (job.ended == 0 || job.ended >= outcome.started - kClockError);
+          })) {
+        return true;
+      }
+      poll(nullptr, 0, static_cast<int>(kTurn.count()));
+    } while (Clock::now() - start < kHelloTime);
+    return false;
   }
 
   [[nodiscard]] std::map<std::string, std::string> Variables() const {
@@ -127,6 +176,7 @@ class SweepDaemon {
   std::string listen_;
   std::vector<std::string> flags_;
   std::unique_ptr<Child> child_;
+  std::string fault_;
   Clock::time_point looked_{};
 };
 
@@ -283,7 +333,8 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
           "variants with daemons of their own have no addresses for other hosts; run "
           "them with --executor local and without slurm.listen");
     }
-    std::map<std::string, Folder::Variables> variables;
+    // What an earlier runner has left in a queue finds its daemon here too.
+    std::map<std::string, Folder::Variables> variables = folder.ReadEnvironment();
     for (auto& [name, daemon] : daemons) {
       daemon.Keep(nullptr);
       variables[name] = daemon.Variables();
@@ -296,6 +347,25 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
     const std::size_t here = asked.size() - elsewhere;
     Board board(folder, here, here - missing.size());
     std::set<std::uint64_t> begun;
+    const auto daemon_of = [&](std::uint64_t run) -> const SweepDaemon* {
+      const std::string& policy = std::ranges::find(runs, run, &Run::id)->policy;
+      return spec.Tunes(policy) ? &daemons.at(spec.DaemonOf(policy)) : nullptr;
+    };
+    // How a run ended. One that was to be tuned, and that no daemon has heard of, has failed.
+    const auto end_of = [&](std::uint64_t id) {
+      std::optional<RunOutcome> outcome = folder.ReadOutcome(id);
+      const SweepDaemon* const daemon = daemon_of(id);
+      if (outcome && outcome->ending == Ending::kFinished && daemon != nullptr &&
+          !std::ranges::find(runs, id, &Run::id)->environment.contains("ATTUNE_JOB") &&
+          !daemon->Knows(spec.name, *outcome)) {
+        outcome->ending = Ending::kFailed;
+        outcome->why =
+            "it never said hello to attuned, so nobody tuned it: give it a probe (README.md, \"In "
+            "your trainer\"), and let it have ATTUNE_ENDPOINT and ATTUNE_JOB";
+        folder.WriteOutcome(*outcome);
+      }
+      return outcome;
+    };
     while (!begun.empty() || (!missing.empty() && stopped.empty())) {
       if (interrupted != 0) {
         stopped = "it was told to";
@@ -311,10 +381,15 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
           stopped = fmt::format("there is no space left at {}: free some", folder.Path().string());
         } else {
           const Run& run = *missing.front();
+          if (const auto* daemon = daemon_of(run.id);
+              daemon != nullptr && !daemon->Fault().empty()) {
+            if (begun.empty()) stopped = daemon->Fault();
+            break;
+          }
           missing.pop_front();
           board.Begin(run);
           // A task that an earlier runner has left may have done it meanwhile.
-          if (const auto outcome = folder.ReadOutcome(run.id)) {
+          if (const auto outcome = end_of(run.id)) {
             spent += outcome->cpu_seconds;
             board.End(run.id, outcome, "");
           } else {
@@ -324,7 +399,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
         }
       }
       for (const Over& over : executor->Poll()) {
-        const auto outcome = folder.ReadOutcome(over.run);
+        const auto outcome = end_of(over.run);
         if (outcome) spent += outcome->cpu_seconds;
         board.End(over.run, outcome, over.why);
         begun.erase(over.run);

@@ -165,7 +165,7 @@ pid_t Start(const Spec& spec, const Run& run, const fs::path& folder,
     own = extra;
     // A key that no run had before: one that begins anew is another job.
     own["ATTUNE_JOB"] = fmt::format(
-        "{}/{}/{:x}", spec.name, run.id,
+        "{}{:x}", JobKeyBegin(spec.name, run.id),
         std::chrono::system_clock::now().time_since_epoch() / std::chrono::microseconds(1));
     own["ATTUNE_MODE"] = "on";  // whatever the runner's own environment says
   }
@@ -330,9 +330,14 @@ class Task {
  private:
   // How the run reaches the daemon that tunes it.
   [[nodiscard]] Folder::Variables Environment() const {
+    if (!spec_.Tunes(run_.policy)) return {};
     const auto all = folder_.ReadEnvironment();
     const auto own = all.find(spec_.DaemonOf(run_.policy));
-    return own == all.end() ? Folder::Variables{} : own->second;
+    if (own == all.end()) {
+      throw SweepError(fmt::format("{} does not say where the daemon of '{}' is; resume the sweep",
+                                   (folder_.Path() / "environment.json").string(), run_.policy));
+    }
+    return own->second;
   }
   void End(Ending ending, std::string why) {
     if (!ending_) {
@@ -491,6 +496,10 @@ struct flock Whole() {
 }
 
 }  // namespace
+
+std::string JobKeyBegin(const std::string& sweep, std::uint64_t run) {
+  return fmt::format("{}/{}/", sweep, run);
+}
 
 TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
                 const std::vector<int>& cpus) {

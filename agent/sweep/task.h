@@ -26,6 +26,9 @@ enum class TaskEnd {
 [[nodiscard]] TaskEnd RunTask(const Folder& folder, const Spec& spec, const Run& run,
                               const std::vector<int>& cpus);
 
+// What the keys of a tuned run's jobs (ATTUNE_JOB) begin with.
+[[nodiscard]] std::string JobKeyBegin(const std::string& sweep, std::uint64_t run);
+
 // Takes the lock of a file that is open to be written, for as long as it is open (an open file
 // description's: it can be asked for without taking it). False where another has it. Throws
 // std::system_error.

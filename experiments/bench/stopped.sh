@@ -22,11 +22,11 @@ for round in $(seq "$rounds"); do
     mkdir "$state"
     "$bin/attuned" --config /dev/null --state-directory "$state" --policy keep 2>/dev/null &
     pid=$!
-    until "$bin/attune" status --state-directory "$state" >/dev/null 2>&1; do :; done
+    until "$bin/attune" status --config /dev/null --state-directory "$state" >/dev/null 2>&1; do :; done
     ATTUNE_ENDPOINT="ipc://$state/attuned.sock" "$bin/attune-demo-lm" --seed "$round" \
       --budget-seconds "$seconds" --evaluate-every 1 --report "$work/$daemon-$round.json" >/dev/null &
     trainer=$!
-    until [ "$("$bin/attune" status --state-directory "$state" --format json | grep -c '"step"')" -gt 0 ]; do :; done
+    until [ "$("$bin/attune" status --config /dev/null --state-directory "$state" --format json | grep -c '"step"')" -gt 0 ]; do :; done
     case "$daemon" in stopped) kill -STOP "$pid" ;; killed) kill -KILL "$pid" ;; esac
     wait "$trainer"
     kill -CONT "$pid" 2>/dev/null || true

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -18,7 +19,6 @@
 #include "store/maintenance.h"
 #include "store/store.h"
 #include "tests/agent/jobs.h"
-#include "tests/catch.hpp"
 #include "tests/temporary_directory.h"
 
 namespace attune {

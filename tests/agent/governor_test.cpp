@@ -1,11 +1,10 @@
 #include "agent/governor.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

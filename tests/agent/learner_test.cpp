@@ -1,4 +1,5 @@
 // The learner's thread on a real store, with the shipped network.
+#include <catch2/catch.hpp>
 #include <chrono>
 #include <optional>
 #include <stdexcept>
@@ -9,7 +10,6 @@
 #include "agent/network_learner.h"
 #include "policies/network.h"
 #include "store/writer.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune {

@@ -2,11 +2,11 @@
 
 #include <unistd.h>
 
+#include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
 
 #include "agent/paths.h"
-#include "tests/catch.hpp"
 #include "tests/temporary_directory.h"
 
 namespace attune {

@@ -1,6 +1,6 @@
 #include "agent/questions.h"
 
-#include "tests/catch.hpp"
+#include <catch2/catch.hpp>
 
 namespace attune {
 namespace {

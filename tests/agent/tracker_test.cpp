@@ -1,6 +1,7 @@
 #include "agent/tracker.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "tests/agent/jobs.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune {

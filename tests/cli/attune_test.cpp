@@ -2,7 +2,9 @@
 // test plays.
 #include <algorithm>
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <cmath>
+#include <ctime>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -14,7 +16,6 @@
 #include "agent/client.h"
 #include "collectors/codec.h"
 #include "store/store.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune::test {
@@ -61,6 +62,8 @@ void SetFeature(State& state, std::size_t head, std::string_view name, float val
   state.tokens[head * kTokenFeatures + TokenFeature(name)] = value;
 }
 
+constexpr double kEnded = 1700000100;  // Unix time
+
 JobRecord SampleJob(const std::string& key = "key") {
   JobRecord job;
   job.id = 1;
@@ -70,7 +73,7 @@ JobRecord SampleJob(const std::string& key = "key") {
                              {"second", SiteKind::kSelf, true, 2, 8, 64}};
   job.spec.budget = {BudgetKind::kSteps, 100, 0.01};
   job.started = 1700000000;
-  job.ended = 1700000100;
+  job.ended = kEnded;
   job.outcome = Outcome::kFinished;
   job.steps = 100;
   job.compute_seconds = 12.5;
@@ -105,9 +108,11 @@ Trial SampleTrial(std::uint64_t id) {
 }
 
 // Trial 1 keeps; 2 switches head 1 of `second` off; 3 was refused; 4 takes 2 back.
-void Fill(const Workplace& work, const std::string& key = "key") {
+void Fill(const Workplace& work, const std::string& key = "key", double ended = kEnded) {
   Store store = work.History();
-  store.Put(SampleJob(key));
+  JobRecord job = SampleJob(key);
+  job.ended = ended;
+  store.Put(job);
   store.Put(SampleTrial(1));
 
   Trial removal = SampleTrial(2);
@@ -574,7 +579,8 @@ TEST_CASE("run reports what was tried and what came of it") {
                             "echo $ATTUNE_JOB > " + key_file.string() + "; until [ -e " +
                                 go_file.string() + " ]; do sleep 0.05; done"});
   REQUIRE(Eventually([&] { return ReadFile(key_file).size() == 33; }));
-  Fill(work, ReadFile(key_file).substr(0, 32));  // what the daemon would have stored
+  // What the daemon would have stored.
+  Fill(work, ReadFile(key_file).substr(0, 32), static_cast<double>(std::time(nullptr)) + 1);
   std::ofstream(go_file) << "go";
   REQUIRE(run.Wait() == 0);
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <catch2/catch.hpp>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,7 +14,6 @@
 #include "collectors/probe.h"
 #include "store/migrations.h"
 #include "store/sqlite.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune::test {

@@ -1,10 +1,10 @@
 // Tables, CSV, JSON and the progress line.
 #include "agent/cli/table.h"
 
+#include <catch2/catch.hpp>
 #include <locale>
 
 #include "agent/cli/progress.h"
-#include "tests/catch.hpp"
 
 namespace attune::cli {
 namespace {

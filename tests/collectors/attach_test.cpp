@@ -1,7 +1,9 @@
 // A real training loop against a router that plays the daemon.
 #include "collectors/attach.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
+#include <iostream>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -13,8 +15,9 @@
 #include <zmq.hpp>
 
 #include "collectors/codec.h"
-#include "tests/catch.hpp"
 #include "tests/temporary_directory.h"
+
+using Catch::Matchers::Contains;
 
 namespace attune {
 namespace {
@@ -363,22 +366,36 @@ TEST_CASE("a measurement that is no number is told, and the one before stands fo
   Run run(Options(&daemon));
   const Hello hello = run.Hear<Hello>(daemon);
   daemon.Say(Welcome{1, 1, 10});
-  static_cast<void>(run.Hear<Observation>(daemon));
+  Observation before = run.Hear<Observation>(daemon);
   {
     const torch::NoGradGuard no_grad;
     run.net->upper->value->weight.fill_(std::nanf(""));
   }
   const std::uint64_t spoilt = run.steps;
+  std::ostringstream said;
+  std::streambuf* const stderr_buffer = std::cerr.rdbuf(said.rdbuf());
   std::optional<Observation> observation;
   for (int i = 0; i < 2000 && !(observation && observation->step > spoilt + 1); ++i) {
     run.Step(1.0);
     while (const auto message = daemon.Next()) {
-      if (const auto* heard = std::get_if<Observation>(&*message)) observation = *heard;
+      if (const auto* heard = std::get_if<Observation>(&*message)) {
+        if (heard->step <= spoilt) {
+          before = *heard;
+        } else {
+          observation = *heard;
+        }
+      }
     }
   }
+  std::cerr.rdbuf(stderr_buffer);
   REQUIRE(observation);
   CHECK(observation->step > spoilt + 1);
   CHECK_FALSE(FindFault(*observation, hello.job.topology));
+  const auto of_upper = [](const Observation& all) {
+    return std::vector<float>(all.metrics.begin() + 4 * kMetrics, all.metrics.end());
+  };
+  CHECK(of_upper(*observation) == of_upper(before));
+  CHECK_THAT(said.str(), Contains("site upper measured values that are no finite numbers"));
 }
 
 TEST_CASE("without a daemon a job trains on and keeps its clock") {

@@ -4,13 +4,12 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <sstream>
 #include <string>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

@@ -3,6 +3,7 @@
 #include "collectors/codec.h"
 
 #include <array>
+#include <catch2/catch.hpp>
 #include <cctype>
 #include <cmath>
 #include <filesystem>
@@ -14,8 +15,6 @@
 #include <sstream>
 #include <string>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 using namespace attune;
 

@@ -1,12 +1,12 @@
 // The numbers of sampled rows against closed forms.
 #include "collectors/measure.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "env/observation.h"
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

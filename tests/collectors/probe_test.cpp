@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <catch2/catch.hpp>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -22,7 +23,6 @@
 #include <zmq.hpp>
 
 #include "collectors/codec.h"
-#include "tests/catch.hpp"
 #include "tests/temporary_directory.h"
 
 using namespace attune;

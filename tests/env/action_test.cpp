@@ -1,12 +1,12 @@
 // Tests of what actions are open and where they lead.
 #include "env/action.h"
 
+#include <catch2/catch.hpp>
 #include <limits>
 #include <numeric>
 #include <random>
 #include <stdexcept>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

@@ -1,11 +1,10 @@
 // Tests of the anomaly finder on jobs with seeded faults.
 #include "env/anomalies.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <random>
 #include <stdexcept>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

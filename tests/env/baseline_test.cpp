@@ -1,10 +1,9 @@
 // Tests of baselines.
 #include "env/baseline.h"
 
+#include <catch2/catch.hpp>
 #include <numeric>
 #include <stdexcept>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

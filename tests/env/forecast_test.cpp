@@ -1,11 +1,10 @@
 // Tests of the loss forecast.
 #include "env/forecast.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

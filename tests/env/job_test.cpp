@@ -1,9 +1,9 @@
 // Tests of job introductions and progress.
 #include "env/job.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

@@ -2,12 +2,11 @@
 #include "env/kmeans.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <limits>
 #include <random>
 #include <set>
 #include <stdexcept>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

@@ -1,12 +1,12 @@
 // Tests of the attention balance meter against closed forms.
 #include "env/meter.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
 #include <vector>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

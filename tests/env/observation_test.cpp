@@ -1,9 +1,9 @@
 // Tests of the checks on what trainers report.
 #include "env/observation.h"
 
+#include <catch2/catch.hpp>
 #include <limits>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

@@ -2,8 +2,7 @@
 #include "env/reward.h"
 
 #include <array>
-
-#include "tests/catch.hpp"
+#include <catch2/catch.hpp>
 
 namespace attune {
 namespace {

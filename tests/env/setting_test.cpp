@@ -1,9 +1,9 @@
 // Tests of settings.
 #include "env/setting.h"
 
+#include <catch2/catch.hpp>
 #include <limits>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

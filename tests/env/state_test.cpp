@@ -2,12 +2,12 @@
 #include "env/state.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
 #include <vector>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

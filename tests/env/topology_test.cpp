@@ -1,11 +1,11 @@
 // Tests of topologies and names.
 #include "env/topology.h"
 
+#include <catch2/catch.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "tests/catch.hpp"
 #include "tests/env/example.h"
 
 namespace attune {

@@ -1,12 +1,11 @@
 #include "env/trust.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

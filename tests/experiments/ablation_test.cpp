@@ -3,9 +3,8 @@
 
 #include <torch/torch.h>
 
+#include <catch2/catch.hpp>
 #include <cmath>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

@@ -1,13 +1,12 @@
 // The critic: what plans are worth, where the truth is known.
 #include "experiments/critic.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune::test {
 namespace {

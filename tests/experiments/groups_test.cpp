@@ -2,6 +2,7 @@
 #include "experiments/groups.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <random>
 #include <set>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "env/meter.h"
-#include "tests/catch.hpp"
 #include "tests/temporary_directory.h"
 
 namespace attune::test {

@@ -2,14 +2,13 @@
 #include "experiments/lessons.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune::test {
 namespace {

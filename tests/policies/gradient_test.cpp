@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
 #include <random>
@@ -11,7 +12,6 @@
 #include <vector>
 
 #include "policies/network.h"
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

@@ -1,11 +1,10 @@
 #include "policies/inference.h"
 
 #include <array>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

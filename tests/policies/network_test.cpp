@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -13,8 +14,6 @@
 #include <string>
 #include <variant>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 using namespace attune;
 

@@ -2,6 +2,7 @@
 #include "policies/rules.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -12,8 +13,6 @@
 #include <tuple>
 #include <variant>
 #include <vector>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -12,7 +13,6 @@
 
 #include "agent/client.h"
 #include "store/store.h"
-#include "tests/catch.hpp"
 
 namespace attune::test {
 namespace {
@@ -130,6 +130,47 @@ TEST_CASE("attune run tells of the job of its command also where that has a key 
   CHECK_THAT(run.Err(), Contains("job 1 'demo-lm' finished: 40 steps"));
   CHECK(json::parse(ReadFile(report))["steps"] == 40);
   CHECK(work.History().FindJobByKey("as-before"));
+}
+
+TEST_CASE("attune run leaves a run the key that it was given") {
+  const Workplace work;
+  Process run(
+      work.Path(),
+      work.Attune({"run", "--state-directory", work.State().string(), "--"}) + work.Demo(40),
+      {"ATTUNE_JOB=as-before"});
+  REQUIRE(run.Wait() == 0);
+  CHECK_THAT(run.Err(), Contains("job 1 'demo-lm' finished: 40 steps"));
+  CHECK(work.History().FindJobByKey("as-before"));
+  Process silent(work.Path(),
+                 work.Attune({"run", "--state-directory", work.State().string(), "--", "true"}),
+                 {"ATTUNE_JOB=as-before"});
+  REQUIRE(silent.Wait() == 0);
+  CHECK_THAT(silent.Err(), Contains("never said hello"));  // not the one before
+}
+
+TEST_CASE("attune run leaves a daemon that it began to another whose trainer is still silent") {
+  const Workplace work;
+  const std::string gate = (work.Path() / "gate").string();
+  const std::string late_gate = (work.Path() / "late").string();
+  const std::string ready = (work.Path() / "ready").string();
+  REQUIRE(mkfifo(gate.c_str(), 0600) == 0);
+  REQUIRE(mkfifo(late_gate.c_str(), 0600) == 0);
+  const auto words =
+      work.Attune({"run", "--state-directory", work.State().string(), "--", "sh", "-c"});
+  using Words = std::vector<std::string>;
+  Process first(work.Path(), words + Words{"read line < \"$0\"", gate});
+  REQUIRE(Eventually([&] { return Answers(work.Endpoint()); }));
+  Process second(work.Path(),
+                 words +
+                     Words{R"(: > "$0"; read line < "$1"; shift; exec "$@")", ready, late_gate} +
+                     work.Demo(40));
+  REQUIRE(Eventually([&] { return std::filesystem::exists(ready); }));
+  std::ofstream(gate) << "go\n";
+  CHECK(first.Wait() == 0);
+  CHECK_THAT(first.Err(), Contains("attuned goes on"));
+  std::ofstream(late_gate) << "go\n";
+  CHECK(second.Wait() == 0);
+  CHECK_THAT(second.Err(), Contains("job 1 'demo-lm' finished: 40 steps"));
 }
 
 TEST_CASE("attune run leaves a daemon that it began to jobs that have found it meanwhile") {

@@ -1,5 +1,6 @@
 // Sweeps with the real daemon and the demo trainer: twins, policies, a daemon that is killed.
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -7,7 +8,6 @@
 #include "agent/client.h"
 #include "agent/paths.h"
 #include "store/store.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune::test {
@@ -69,13 +69,16 @@ TEST_CASE("a sweep tunes its tuned runs by their own policies, and leaves the tw
   const Store history(DaemonState(home.Path()) / "attune.db", Store::Mode::kReadOnly);
   const auto jobs = history.Jobs(10);
   REQUIRE(jobs.size() == 4);  // the twins are not among them
+  std::size_t by_kmeans = 0;
   for (const JobRecord& job : jobs) {
     CHECK(job.outcome == Outcome::kFinished);
     for (const TrialRow& trial : history.Trials(job.id, 100)) {
+      by_kmeans += trial.decider == "kmeans" ? 1 : 0;
       CHECK((trial.decider == "keep" || trial.decider == "governor" ||
              trial.decider == job.spec.policy));
     }
   }
+  CHECK(by_kmeans > 0);
   CHECK(std::ranges::count(jobs, std::string("kmeans"),
                            [](const JobRecord& job) { return job.spec.policy; }) == 2);
   Process report(home.Path(), SweepWords(home.Path(), {"report", "--format", "json"}));
@@ -84,6 +87,17 @@ TEST_CASE("a sweep tunes its tuned runs by their own policies, and leaves the tw
   CHECK(figures.at("kmeans").at("difference").at("runs") == 2);
   // Nothing is changed by keep: the same seed trains the same model.
   CHECK(figures.at("keep").at("worst_relative").at("mean") == Approx(1.0));
+}
+
+TEST_CASE("a run that was to be tuned and that no daemon has heard of has failed") {
+  const TemporaryDirectory home;
+  const auto file = home.Path() / "silent.toml";
+  std::ofstream(file) << R"(command = ['echo', '{"validation_loss": 1}'])"
+                      << "\n[parameters]\npolicy = ['untuned', 'keep']\n";
+  Process sweep(home.Path(), SweepWords(home.Path(), {"run", file.string()}));
+  CHECK(sweep.Wait() != 0);
+  CHECK_THAT(sweep.Err(), Contains("it never said hello to attuned, so nobody tuned it"));
+  CHECK_THAT(sweep.Out(), Contains("2 runs: 1 failed, 1 finished"));
 }
 
 TEST_CASE("a killed daemon is started again, and the jobs that it had go on with it") {

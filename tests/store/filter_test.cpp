@@ -4,13 +4,12 @@
 
 #include <sqlite3.h>
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <random>
-
-#include "tests/catch.hpp"
 
 namespace attune {
 namespace {

@@ -5,13 +5,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <catch2/catch.hpp>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "store/migrations.h"
 #include "store/sqlite.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune {

@@ -2,6 +2,7 @@
 #include "store/query.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
 #include <random>
@@ -9,7 +10,6 @@
 
 #include "env/observation.h"
 #include "store/sqlite.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune {

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <catch2/catch.hpp>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -29,7 +30,6 @@
 #include "store/migrations.h"
 #include "store/sqlite.h"
 #include "store/writer.h"
-#include "tests/catch.hpp"
 #include "tests/temporary_directory.h"
 
 namespace attune {

@@ -1,10 +1,10 @@
 // Figures and bars over results that the test makes.
 #include "agent/sweep/figures.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 
 #include "agent/sweep/report.h"
-#include "tests/catch.hpp"
 
 namespace attune::sweep {
 namespace {

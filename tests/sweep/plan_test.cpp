@@ -1,12 +1,12 @@
 // From a sweep's file to its runs, and its folder.
 #include "agent/sweep/plan.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <set>
 
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune::sweep {

@@ -1,12 +1,12 @@
 // The real `attune sweep`, with shell scripts as trainers: limits, kills, resumption.
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "agent/sweep/plan.h"
 #include "agent/sweep/task.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune::test {

@@ -1,7 +1,7 @@
 // The sweep's file: what is refused, and where the message points.
 #include "agent/sweep/spec.h"
 
-#include "tests/catch.hpp"
+#include <catch2/catch.hpp>
 
 namespace attune::sweep {
 namespace {

@@ -1,13 +1,13 @@
 // Means, intervals, curves, halving.
 #include "agent/sweep/statistics.h"
 
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
 #include <limits>
 #include <vector>
 
 #include "agent/sweep/halving.h"
-#include "tests/catch.hpp"
 #include "tests/process/process.h"
 
 namespace attune::sweep {

@@ -1,5 +1,6 @@
 // The suites of experiments/: what is held out was never learned from.
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -10,7 +11,6 @@
 
 #include "agent/sweep/plan.h"
 #include "agent/sweep/spec.h"
-#include "tests/catch.hpp"
 
 namespace attune::sweep::test {
 namespace {
