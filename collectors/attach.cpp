@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <ctime>
 #include <iostream>
+#include <map>
+#include <mutex>
 #include <random>
 #include <set>
 #include <span>
@@ -64,10 +66,16 @@ ProbeOptions Reporting(const AttachOptions& options) {
   return reporting;
 }
 
+// ATTUNE_JOB, once; a process that trains again begins another job.
 std::string Key(const AttachOptions& options) {
+  static std::mutex mutex;
+  static std::map<std::string, int> given;
   if (!options.key.empty()) return options.key;
   std::string key = FromEnvironment("ATTUNE_JOB");
-  return key.empty() ? RandomKey() : key;
+  if (key.empty()) return RandomKey();
+  const std::lock_guard lock(mutex);
+  if (const int number = ++given[key]; number > 1) key += "." + std::to_string(number);
+  return key;
 }
 
 // The model's sites, and what they look like as a job.

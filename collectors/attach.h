@@ -46,9 +46,9 @@ struct AttachOptions {
   std::uint64_t steps = 0;
   double compute_seconds = 0;
   // Empty: from the environment, ATTUNE_ENDPOINT (else no daemon) and ATTUNE_JOB (else a random
-  // key). From there alone: ATTUNE_POLICY, who is to decide; ATTUNE_KEYS for tcp endpoints;
-  // ATTUNE_MODE=off: no daemon, whatever else is said; ATTUNE_MODE=offline: a log in ATTUNE_DIR
-  // (else ./attune) for `attune import`.
+  // key; KEY.2, KEY.3 for the next jobs of the same process). From there alone: ATTUNE_POLICY, who
+  // is to decide; ATTUNE_KEYS for tcp endpoints; ATTUNE_MODE=off: no daemon, whatever else is said;
+  // ATTUNE_MODE=offline: a log in ATTUNE_DIR (else ./attune) for `attune import`.
   std::string endpoint;
   std::string key;
   // Seconds that never fall, by which compute is counted; empty: processor seconds of the whole

@@ -7,9 +7,10 @@ here="$(dirname "$0")"
 [ "$folder/made" -nt "$here/requirements.txt" ] && [ "$folder/made" -nt "$0" ] && exit 0
 
 [ -x "$folder/bin/pip" ] || /usr/bin/python3 -m venv "$folder"
-# First and by its exact version: a looser one brings gigabytes of CUDA.
+# First, and where PyTorch's own index can be reached, as it is built for processors: PyPI's brings
+# gigabytes of CUDA.
 torch="$(grep '^torch==' "$here/requirements.txt")"
-"$folder/bin/pip" install -q "$torch"
+"$folder/bin/pip" install -q --retries 1 "$torch" --extra-index-url https://download.pytorch.org/whl/cpu
 "$folder/bin/pip" install -q -r "$here/requirements.txt"
 # The oldest and the newest transformers 4 that are looked after, each beside the rest of it all:
 # PYTHONPATH chooses one.

@@ -304,15 +304,28 @@ def test_off_means_off_whatever_else_is_said(router, monkeypatch):
     assert router.receive() is None
 
 
+def test_a_process_that_trains_again_begins_another_job(monkeypatch):
+    monkeypatch.setenv("ATTUNE_JOB", "folds")
+    keys = [attached(OwnModel()).job.key for _ in range(3)]
+    assert keys == ["folds", "folds.2", "folds.3"]
+
+
+def test_a_run_that_goes_on_is_the_same_job_unless_it_is_made_longer():
+    model = OwnModel()
+    state = attached(model).state_dict()
+    assert attached(OwnModel(), state=state).job.key == state["key"]
+    assert attached(OwnModel(), steps=2000, state=state).job.key != state["key"]
+
+
 def test_offline_writes_a_log_for_attune_import(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTUNE_MODE", "offline")
     monkeypatch.setenv("ATTUNE_DIR", str(tmp_path / "logs"))
-    monkeypatch.setenv("ATTUNE_JOB", "run-9")
+    monkeypatch.setenv("ATTUNE_JOB", "run-10")
     model = OwnModel()
     with attached(model) as handle:
         train(model, handle, batch(), 20)
         handle.finish(torch.tensor(1.5))  # a loss as trainers have it
-    assert handle.probe.log_path == tmp_path / "logs" / "run-9.attune"
+    assert handle.probe.log_path == tmp_path / "logs" / "run-10.attune"
     assert handle.last_observation.step == 16
     assert handle.probe.log_path.stat().st_size > 500
 

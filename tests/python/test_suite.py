@@ -43,6 +43,12 @@ def test_every_case_with_every_value_and_seed_is_a_job(tmp_path):
     assert suite.daemon == {"rollback": "1000", "learn": "false"}
 
 
+def test_other_braces_are_left_as_a_sweep_leaves_them(tmp_path):
+    text = """command = ["./train", "${HOME}", '{"a": {"b": 1}}', "}", "{{seed}}", "{run}"]"""
+    command = read(tmp_path, text).jobs[0].command
+    assert command == ("./train", "${HOME}", '{"a": {"b": 1}}', "}", "{0}", "1")
+
+
 def test_jobs_that_are_alike_are_one(tmp_path):
     text = 'command = ["./train"]\nseeds = 5\n[parameters]\npolicy = ["explore"]\ndraw = [1, 2]\n'
     assert len(read(tmp_path, text).jobs) == 1

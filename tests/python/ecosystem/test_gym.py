@@ -1,5 +1,6 @@
 """Jobs trained for real as a Gymnasium environment: its contract, its sums, a short PPO run."""
 
+import gc
 import warnings
 
 import attune.gym
@@ -62,6 +63,23 @@ def test_gymnasium_makes_it_by_name(suite):
     env = gymnasium.make("attune/Tuning-v0", suite=suite, **SIZES)
     assert env.unwrapped.max_heads == 10
     env.close()
+
+
+def test_a_directory_serves_the_next_environment_of_the_process_too(suite, tmp_path):
+    for _ in range(2):
+        env = attune.gym.make(suite, directory=tmp_path / "house", **SIZES)
+        env.reset(options={"job": 0})
+        env.close()
+
+
+def test_an_environment_that_is_dropped_leaves_nothing_behind(suite):
+    env = attune.gym.make(suite, **SIZES)
+    env.reset(options={"job": 0})
+    directory = env._house.directory
+    assert directory.exists()
+    del env
+    gc.collect()
+    assert not directory.exists()
 
 
 def test_an_observation_is_padded_with_zeros_behind_the_jobs_heads(env):

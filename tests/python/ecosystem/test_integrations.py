@@ -272,26 +272,31 @@ def test_a_model_that_cannot_be_baked_keeps_its_tuning_and_says_so(tmp_path, log
 
 
 def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, log, monkeypatch):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
     callback = huggingface.AttuneCallback()
     trainer = hugging_face(tmp_path, callback, steps=4)
-    trainer.add_callback(TunedAtTheEnd(callback, torch.zeros(1, 8, dtype=torch.long)))
+    tuned = TunedAtTheEnd(callback, rows)
+    trainer.add_callback(tuned)
     with monkeypatch.context() as patch:
         patch.setattr(TunedModel, "bake", refuse)  # so that the first one's tuning stays
         with pytest.warns(RuntimeWarning, match="keeps its tuning"):
             trainer.train()
     first = callback.handle
     assert first.setting == varied(first.sites)
-    found = []
+    trainer.remove_callback(tuned)
+    found, began = [], []
 
     class Look(huggingface.TrainerCallback):
-        def on_step_begin(self, args, state, control, **_):
+        def on_step_begin(self, args, state, control, model=None, **_):
             found.append(callback.handle.setting)
+            began.append(logits(model, rows))
 
     trainer.add_callback(Look())
     trainer.train()
     assert callback.handle.job.key != first.job.key
     assert callback.handle.steps == 4
     assert found[0] == attune.Setting.neutral(8)
+    torch.testing.assert_close(began[0], tuned.said)  # its tuning is in the weights
     assert "removed" in first.apply(varied(first.sites))
 
 
@@ -363,8 +368,11 @@ def test_with_accumulation_lightnings_optimiser_steps_are_the_jobs_steps(tmp_pat
     assert reported == pytest.approx([sum(pair) / 2 for pair in pairs], rel=1e-5)
 
 
-def test_a_resumed_lightning_trainer_is_the_same_job_with_its_setting(tmp_path, log):
-    first = in_lightning.AttuneCallback()
+@pytest.mark.parametrize("budget", [attune.Budget.steps(8), None])
+def test_a_resumed_lightning_trainer_has_its_setting_and_is_the_same_job_unless_made_longer(
+    tmp_path, log, budget
+):
+    first = in_lightning.AttuneCallback(budget=budget)
 
     class Act(lightning.Callback):
         def on_train_batch_end(self, trainer, *_):
@@ -382,11 +390,12 @@ def test_a_resumed_lightning_trainer_is_the_same_job_with_its_setting(tmp_path, 
         def on_train_start(self, trainer, module):
             found.update({name: one.detach().clone() for name, one in module.named_parameters()})
 
-    second = in_lightning.AttuneCallback()
+    second = in_lightning.AttuneCallback(budget=budget)
     again = Module()
     fit(tmp_path, [second, Look()], steps=8, module=again, checkpoint=tmp_path / "saved.ckpt")
     assert all(torch.equal(found[name], weight) for name, weight in trained.items())
-    assert second.handle.job.key == first.handle.job.key
+    assert (second.handle.job.key == first.handle.job.key) == (budget is not None)
+    assert second.handle.job.budget == attune.Budget.steps(8)
     assert second.handle.steps == 8
     assert second.handle.setting == varied(first.handle.sites)
 
@@ -413,6 +422,42 @@ def saved(tmp_path, log):
 def test_a_lightning_checkpoint_loads_into_a_plain_module_that_says_what_the_tuned_one_said(saved):
     plain = Module.load_from_checkpoint(saved.file, weights_only=False)
     torch.testing.assert_close(logits(plain.model, saved.rows), saved.said)
+
+
+def test_a_weight_of_two_names_is_in_a_lightning_checkpoint_as_it_was_tuned_under_both(
+    tmp_path, log
+):
+    class Named(Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = self.model.transformer
+
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = in_lightning.AttuneCallback()
+    trainer, module = fit(tmp_path, callback, steps=4, module=Named())
+    apply(callback.handle, varied(callback.handle.sites))
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    plain = Named.load_from_checkpoint(tmp_path / "saved.ckpt", weights_only=False)
+    torch.testing.assert_close(logits(plain.model, rows), logits(module.model, rows))
+
+
+def test_a_lightning_trainer_that_fits_again_trains_on_what_was_tuned(tmp_path, log):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    callback = in_lightning.AttuneCallback()
+    _, module = fit(tmp_path, callback, steps=4)
+    first = callback.handle
+    apply(first, varied(first.sites))
+    said = logits(module.model, rows)
+    began = []
+
+    class Look(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            began.append((callback.handle.setting, logits(module.model, rows)))
+
+    fit(tmp_path, [callback, Look()], steps=2, module=module)
+    assert callback.handle.job.key != first.job.key
+    assert began[0][0] == attune.Setting.neutral(8)
+    torch.testing.assert_close(began[0][1], said)
 
 
 def test_a_lightning_checkpoint_is_looked_at_as_it_is_by_a_module_that_is_not_tuned(saved):

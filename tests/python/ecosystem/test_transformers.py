@@ -350,6 +350,24 @@ def test_queries_that_lie_among_keys_and_values_take_up_no_scales_when_baked(mul
     handle.remove()
 
 
+@pytest.mark.parametrize("name", ["phi3", "gpt_neox"])
+def test_where_queries_are_not_known_skipped_heads_can_be_baked_and_scales_cannot(name):
+    fitting = {"pad_token_id": 0} if name == "phi3" else {}
+    config = AutoConfig.for_model(name, vocab_size=99, intermediate_size=64, **SMALL, **fitting)
+    model = AutoModel.from_config(config).eval()
+    handle = attached(model)
+    neutral, mixed = handle.setting, varied(handle.sites)
+    apply(handle, attune.Setting(neutral.scale, neutral.gain, mixed.active))
+    with torch.no_grad():
+        said = model(input_ids=IDS).last_hidden_state
+        baked = handle.bake()(input_ids=IDS).last_hidden_state
+    torch.testing.assert_close(baked, said, atol=1e-5, rtol=1e-5)
+    apply(handle, mixed)
+    with pytest.raises(ValueError, match=r"query projection of .* is not known"):
+        handle.bake()
+    handle.remove()
+
+
 def test_queries_that_meet_a_bias_of_the_modules_own_take_up_no_scales_when_baked():
     model, _ = llama()
     for layer in model.layers:

@@ -299,7 +299,7 @@ class Tuning(nn.Module):
             self.skips = self.skips or index is not None
             gains = self.gain * self.active if self.uncut else self.gain
             if self.leaf.device != self.gain.device:
-                self.leaf = self.gain.detach().float().requires_grad_()
+                self.leaf = self.gain.detach().float().clone().requires_grad_()
             self.leaf.data.copy_(gains)
             self._plan = Plan(index, self._factors(index, self.scale), self._factors(index, gains))
             self._seen = self.version()

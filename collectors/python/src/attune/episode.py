@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,11 @@ _SETTINGS = {
 }
 
 
+def _remove(directory: Path | None) -> None:
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 class EpisodeError(RuntimeError):
     """A job that cannot be an episode; one line that names it and says why."""
 
@@ -47,9 +53,8 @@ class House:
     def __init__(self, directory: Path | None, settings: dict[str, str]) -> None:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="attune-gym-"))
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._remove = weakref.finalize(
-            self, lambda: None if directory else shutil.rmtree(self.directory, ignore_errors=True)
-        )
+        temporary = None if directory else self.directory
+        self._remove = weakref.finalize(self, _remove, temporary)
         self.daemon = PrivateDaemon(self.directory, {"learn": "false", **settings, **_SETTINGS})
         self.history = History(self.directory)
         self.server = Server(self.daemon.endpoint, name="attune.gym", keys="")
@@ -70,10 +75,10 @@ class Job:
         EpisodeError: For a command that cannot be started.
     """
 
-    def __init__(self, house: House, job: SuiteJob, number: int) -> None:
+    def __init__(self, house: House, job: SuiteJob) -> None:
         self.what = f"job '{job}'"
         self._house = house
-        self._key = f"episode-{os.getpid()}-{number}"
+        self._key = f"episode-{uuid.uuid4().hex}"
         self._folder = house.directory / self._key
         self._folder.mkdir()
         self._output = self._folder / "output"

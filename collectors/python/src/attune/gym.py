@@ -111,7 +111,6 @@ class TuningEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._settings = {**self.suite.daemon, **(settings or {})}
         self._directory = None if directory is None else Path(directory).absolute()
         self._house: House | None = None
-        self._episodes = 0
         self._job: Job | None = None
         self._question: Question | None = None
         self._observation = self._nothing()
@@ -137,8 +136,7 @@ class TuningEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             )
         if self._house is None:
             self._house = House(self._directory, self._settings)
-        self._episodes += 1
-        self._job = Job(self._house, self.suite.jobs[number], self._episodes)
+        self._job = Job(self._house, self.suite.jobs[number])
         self._question = self._job.next_question()
         if self._question is None:
             raise EpisodeError(

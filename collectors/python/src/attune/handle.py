@@ -22,6 +22,7 @@ import re
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -140,6 +141,7 @@ class Handle:
         setting = self.setting
         return {
             "key": self._job.key,
+            "budget": [int(self._job.budget.kind), self._job.budget.amount],
             "step": self._step,
             "compute_seconds": self._compute_seconds,
             "sites": [site.name for site in self.sites],
@@ -494,6 +496,26 @@ def _optimizer_name(optimizer: Any) -> str:
     return type(optimizer).__name__
 
 
+_keys_given: Counter[str] = Counter()
+
+
+def _key_given() -> str | None:
+    """ATTUNE_JOB, once; a process that trains again, fold after fold, begins another job."""
+    key = os.environ.get("ATTUNE_JOB")
+    if not key:
+        return None
+    _keys_given[key] += 1
+    number = _keys_given[key]
+    return key if number == 1 else f"{key}.{number}"
+
+
+def _key_of(state: Mapping[str, Any] | None, budget: Budget) -> str | None:
+    """The resumed job's, unless it was to be shorter or longer: a job has one budget."""
+    if state is None or state.get("budget") not in (None, [int(budget.kind), budget.amount]):
+        return None
+    return str(state["key"])
+
+
 def attach(
     model: nn.Module,
     *,
@@ -512,8 +534,9 @@ def attach(
     """Finds the model's attention and lets the daemon tune it.
 
     The environment decides where nothing is said: ATTUNE_ENDPOINT (else no daemon), ATTUNE_JOB
-    (else a random key), ATTUNE_POLICY, ATTUNE_KEYS for tcp endpoints. ATTUNE_MODE=off: no daemon,
-    whatever else is said; ATTUNE_MODE=offline: a log in ATTUNE_DIR (else ./attune) for
+    (else a random key; KEY.2, KEY.3 for the next jobs of the same process), ATTUNE_POLICY,
+    ATTUNE_KEYS for tcp endpoints. ATTUNE_MODE=off: no daemon, whatever else is said;
+    ATTUNE_MODE=offline: a log in ATTUNE_DIR (else ./attune) for
     `attune import`. `attune run -- python train.py` sets what is needed.
 
     Args:
@@ -529,7 +552,8 @@ def attach(
         endpoint: ipc://… or tcp://… of the daemon.
         adapters: How attention is found (default: `attune.adapters.default()`).
         state: Of a run that is resumed, as `Handle.state_dict` gave it: the key unless one is
-            given, the step, and the setting, which counts more than what the model's buffers say.
+            given or the budget is another (a run that is made longer goes on as another job), the
+            step, and the setting, which counts more than what the model's buffers say.
         fresh: The weights are as they were drawn, trained by nobody: then this waits for what the
             daemon decides before the first step, and applies it (half a second at most where there
             is no daemon, a second more where there is one; not with several ranks). The network
@@ -544,10 +568,7 @@ def attach(
 
     def job(sites: tuple[Site, ...]) -> JobSpec:
         return JobSpec(
-            key=key
-            or (state["key"] if state is not None else None)
-            or environment.get("ATTUNE_JOB")
-            or uuid.uuid4().hex,
+            key=key or _key_of(state, budget) or _key_given() or uuid.uuid4().hex,
             name=name,
             sites=sites,
             budget=budget,

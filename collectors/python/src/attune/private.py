@@ -47,7 +47,7 @@ class PrivateDaemon:
         words = [f"--{name}={value}" for name, value in settings.items()]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [_program(), f"--state-directory={directory}", *words],
+                [_program(), "--config=/dev/null", f"--state-directory={directory}", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -7,7 +7,7 @@ What makes jobs is read: command, directory, seeds, [parameters], [[case]], [env
 from __future__ import annotations
 
 import itertools
-import string
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +18,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+# As a sweep reads it: `${NAME}` is the environment's, and other braces are what they are.
+_PLACEHOLDER = re.compile(r"(?<!\$)\{([\w.-]+)\}", re.ASCII)
 
 
 class SuiteError(ValueError):
@@ -77,9 +81,10 @@ def read_suite(path: str | Path) -> Suite:
     for parameters in _combinations(path, table):
         for seed in seeds:
             values = {**parameters, "seed": seed}
-            words = tuple(_fill(path, str(word), values) for word in command)
+            known = {**values, "run": len(jobs) + 1}
+            words = tuple(_fill(path, str(word), known) for word in command)
             environment = {
-                name: _fill(path, str(value), values)
+                name: _fill(path, str(value), known)
                 for name, value in table.get("environment", {}).items()
             }
             key = (words, tuple(environment.items()))
@@ -104,10 +109,14 @@ def _combinations(path: Path, table: Mapping[str, Any]) -> Iterator[dict[str, ob
 def _fill(path: Path, text: str, values: Mapping[str, object]) -> str:
     known = {name: _word(value) for name, value in values.items()}
     known["directory"] = "{directory}"
-    for _, name, _, _ in string.Formatter().parse(text):
-        if name is not None and name not in known:
+
+    def value(placeholder: re.Match[str]) -> str:
+        name = placeholder[1]
+        if name not in known:
             raise SuiteError(f"{path}: '{text}' has {{{name}}}, which is no parameter")
-    return text.format_map(known)
+        return known[name]
+
+    return _PLACEHOLDER.sub(value, text)
 
 
 def _word(value: object) -> str:

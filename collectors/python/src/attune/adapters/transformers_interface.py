@@ -301,11 +301,15 @@ class TransformersInterface:
     def bake(self, module: nn.Module, setting: Setting) -> None:
         """As Adapter."""
         heads = len(setting.scale)
-        width = _attribute(module, "head_dim", "attention_head_size", "key_value_proj_dim")
-        query = _child(module, "q_proj", "query", "q_attn", "q", "q_lin", "c_attn", "qkv")
-        if width is None or query is None:
-            raise ValueError(f"the query projection of {type(module).__name__} is not known")
+        width = _attribute(
+            module, "head_dim", "attention_head_size", "key_value_proj_dim", "head_size"
+        )
+        if width is None:
+            raise ValueError(f"the width of a head of {type(module).__name__} is not known")
         if any(scale != 1 for scale in setting.scale):
+            query = _child(module, "q_proj", "query", "q_attn", "q", "q_lin", "c_attn", "qkv")
+            if query is None:
+                raise ValueError(f"the query projection of {type(module).__name__} is not known")
             if any(_QUERY_NORM.fullmatch(name) for name, _ in module.named_children()):
                 raise ValueError(
                     f"{type(module).__name__} normalises its queries: no weight can take up scales"
@@ -329,7 +333,7 @@ class TransformersInterface:
         gains = outputs_of(setting)
         if all(gain == 1 for gain in gains):
             return
-        output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin")
+        output = _child(module, "o_proj", "out_proj", "c_proj", "o", "out_lin", "dense", "Wo")
         value = _child(module, "v_proj", "value", "v", "v_lin")
         norms = [name for name, child in module.named_children() if _is_norm(child)]
         behind = [name for name in norms if not name.startswith(_BEFORE_KERNEL)]

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from attune.handle import Handle, attach
+from attune.integrations import let_go
 from attune.values import Budget
 
 _VALIDATION_LOSS = "eval_loss"
@@ -68,8 +69,6 @@ class AttuneCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Attaches to the model; with the state of the checkpoint where there is one."""
         assert model is not None
-        if self.handle is not None:  # a Trainer that trains again begins another job
-            self.handle.remove()
         self._validation_loss = None
         states: Any = state.stateful_callbacks  # by class; a list where there are several of it
         saved = (states or {}).get(type(self).__name__) or {}
@@ -80,6 +79,8 @@ class AttuneCallback(TrainerCallback, ExportableState):
             saved = saved[0]
         # A Trainer that begins has asked its callbacks for their states, the job before included.
         resumed = (saved.get("attributes") or {}).get("resumed") if state.global_step else None
+        if self.handle is not None:  # a Trainer that trains again begins another job
+            let_go(self.handle, keep=resumed is None)
         self.handle = attach(
             model,
             name=self._name,

@@ -21,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from attune.adapters import NAME
 from attune.handle import Handle, attach
+from attune.integrations import let_go
 from attune.values import Budget, Outcome, Setting, floats
 
 _UNFOLDED = "attune_unfolded"  # in a checkpoint: the weights before the tuning was folded in
@@ -79,10 +80,10 @@ class AttuneCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attaches to the module, after its checkpoint was loaded."""
-        if self.handle is not None:  # a Trainer that fits again begins another job
-            self.handle.remove()
-            self.handle = None
         resumed, self._resumed = self._resumed, None
+        if self.handle is not None:  # a Trainer that fits again begins another job
+            let_go(self.handle, keep=resumed is None)
+            self.handle = None
         unfolded, self._unfolded = self._unfolded, {}
         budget = self._budget
         if budget is None:
@@ -178,7 +179,9 @@ class AttuneCallback(Callback):
         if self.handle.setting.is_neutral:
             return
         try:
-            own, baked = dict(pl_module.named_parameters()), self.handle.bake().named_parameters()
+            # A weight that goes by several names is in the checkpoint under each of them.
+            own = dict(pl_module.named_parameters(remove_duplicate=False))
+            baked = self.handle.bake().named_parameters(remove_duplicate=False)
             changed = {name: one for name, one in baked if not torch.equal(own[name], one)}
             if any(not torch.equal(weights[name], own[name]) for name in changed):
                 raise ValueError("another callback has put other weights into the checkpoint")
