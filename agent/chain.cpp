@@ -6,7 +6,6 @@
 #include <stdexcept>
 #include <vector>
 
-#include "policies/precedent.h"
 #include "policies/rules.h"
 
 namespace attune {
@@ -14,11 +13,6 @@ namespace {
 
 bool NeedsNetwork(std::string_view asked) {
   return asked == "auto" || asked == "network" || asked == "external";
-}
-
-// Whether what was decided is bent to what earlier runs say.
-bool LooksBack(std::string_view asked, const Situation& situation) {
-  return situation.precedent != nullptr && (asked == "auto" || asked == "network");
 }
 
 }  // namespace
@@ -84,10 +78,6 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
         if (const auto fault = FindFault(decision->action, situation.mask)) {
           throw std::runtime_error(*fault);
         }
-        if (LooksBack(asked, situation)) {
-          return {FollowPrecedent(*situation.precedent, situation, std::move(*decision)),
-                  std::string(kPrecedentName)};
-        }
         decision->why = reasons + decision->why;
         return {std::move(*decision), std::string(policy->Name())};
       }
@@ -102,8 +92,6 @@ Chain::Choice Chain::Decide(const Situation& situation, std::mt19937_64& random,
 std::optional<Chain::Choice> Chain::Open(const Situation& situation, std::mt19937_64& random) {
   const std::string& asked = AskedFor(situation.job);
   if (asked == "external") return std::nullopt;
-  // Which heads stay is worth to wait for, as some may be dead.
-  if (LooksBack(asked, situation)) return std::nullopt;
   attune::Policy& policy = *Order(asked).front();
   try {
     Verdict verdict = policy.Open(situation, random);

@@ -40,10 +40,9 @@ class Chain {
     Decision decision;
     std::string decider;
   };
-  // The job's own policy decides where it asked for one. What the network, or who stands in for it,
-  // decides is bent to the situation's precedent, if there is one. `outside` is what came of asking
-  // a policy server, and counts where the policy is external. Never throws: a policy that fails is
-  // as one that declines, and keep always answers.
+  // The job's own policy decides where it asked for one. `outside` is what came of asking a policy
+  // server, and counts where the policy is external. Never throws: a policy that fails is as one
+  // that declines, and keep always answers.
   [[nodiscard]] Choice Decide(const Situation& situation, std::mt19937_64& random,
                               const Verdict& outside = Decline{"no policy server can be asked"});
   // Before the job's first step (Policy::Open): the first in the order alone is asked, and nothing

@@ -20,7 +20,6 @@
 
 #include "agent/analyst.h"
 #include "agent/lines.h"
-#include "agent/precedents.h"
 #include "agent/questions.h"
 #include "agent/tracker.h"
 #include "collectors/codec.h"
@@ -316,13 +315,6 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
                                earlier ? store_.Observations(id) : std::vector<ObservationRecord>{},
                                earlier.has_value()),
                        peer, SteadyClock::now()});
-    if (options_.learn) {
-      const JobRecord& record = fresh->tracker.Record();
-      if (auto precedent =
-              PrecedentFor(store_, record.spec, record.started, options_.explore > 0)) {
-        fresh->tracker.Follow(*std::move(precedent));
-      }
-    }
     if (const auto chosen = chosen_.find(id); chosen != chosen_.end()) {
       fresh->tracker.Use(chosen->second);
     }

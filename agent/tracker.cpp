@@ -341,8 +341,8 @@ void Tracker::Decide(Trial trial, double progress, bool may_ask, Chain& chain, E
 
 void Tracker::Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside,
                      Emission& emission) {
-  const Situation situation{record_.spec, setting_, readings_.back(), Before(), trial.state,
-                            trial.mask,   progress, trial.window,     Earlier()};
+  const Situation situation{record_.spec, setting_,   readings_.back(), Before(),
+                            trial.state,  trial.mask, progress,         trial.window};
   Adopt(chain.Decide(situation, random_, outside), trial, emission);
 }
 
@@ -373,9 +373,8 @@ Emission Tracker::Open(Chain& chain, std::uint64_t& trial_id) {
   trial.job = record_.id;
   trial.state = MakeState(record_.spec, setting_, nothing, nullptr, nothing);
   trial.mask = OpenChoices();
-  auto choice = chain.Open(
-      {record_.spec, setting_, nothing, nullptr, trial.state, trial.mask, 0, 0, Earlier()},
-      random_);
+  auto choice =
+      chain.Open({record_.spec, setting_, nothing, nullptr, trial.state, trial.mask}, random_);
   if (!choice) {
     opening_ = false;
     return emission;

@@ -15,7 +15,6 @@
 #include "agent/options.h"
 #include "collectors/messages.h"
 #include "env/meter.h"
-#include "env/precedent.h"
 #include "env/reward.h"
 #include "env/trial.h"
 #include "store/store.h"
@@ -81,8 +80,6 @@ class Tracker {
   // A person chose who decides about this job, from its next window on: whatever the trainer asks
   // for.
   void Use(std::string policy);
-  // What its earlier runs say, for those of its policies that look at it.
-  void Follow(Precedent precedent) { precedent_ = std::move(precedent); }
   // A person changes the setting. Throws std::invalid_argument, saying what cannot be done.
   [[nodiscard]] Emission Take(const Adjust& adjust, std::uint64_t& trial_id);
   // Question `id` has an answer, or it is clear that it will have none: `outside` says which.
@@ -114,7 +111,6 @@ class Tracker {
   [[nodiscard]] std::size_t ReadingsUpTo(std::uint64_t step) const;
   [[nodiscard]] const WindowReading* Before() const;  // the last but one; null: there is none
   [[nodiscard]] Trial Look(std::uint32_t window) const;
-  [[nodiscard]] const Precedent* Earlier() const { return precedent_ ? &*precedent_ : nullptr; }
   void Decide(Trial trial, double progress, bool may_ask, Chain& chain, Emission& emission);
   void Choose(Trial& trial, double progress, Chain& chain, const Verdict& outside,
               Emission& emission);
@@ -130,7 +126,6 @@ class Tracker {
 
   Options options_;
   JobRecord record_;
-  std::optional<Precedent> precedent_;
   std::string chosen_;  // the policy, by a person; empty: as the trainer says
   std::vector<std::uint32_t> site_offsets_;
   Setting setting_;  // in force at the trainer, as far as it said

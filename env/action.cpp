@@ -68,18 +68,6 @@ std::size_t ChangedCount(std::size_t active, CountChange change, std::size_t hea
   return std::clamp<std::size_t>(changed, 1, heads);
 }
 
-CountChange ChangeTowards(std::size_t wanted, std::size_t active, std::size_t heads) {
-  if (active > wanted) {
-    return ChangedCount(active, CountChange::kHalve, heads) >= wanted ? CountChange::kHalve
-                                                                      : CountChange::kMinusOne;
-  }
-  if (active < wanted) {
-    return ChangedCount(active, CountChange::kDouble, heads) <= wanted ? CountChange::kDouble
-                                                                       : CountChange::kPlusOne;
-  }
-  return CountChange::kKeep;
-}
-
 ActionMask MaskOf(const Topology& topology, const Setting& setting) {
   RequireSizes(topology, setting);
   const std::size_t heads = topology.Heads();

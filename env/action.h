@@ -55,9 +55,6 @@ struct ActionMask {
 // Active heads of a site of `heads` heads after the change, within 1 to heads.
 [[nodiscard]] std::size_t ChangedCount(std::size_t active, CountChange change, std::size_t heads);
 
-// The largest change of the number of active heads towards `wanted` that does not go beyond it.
-[[nodiscard]] CountChange ChangeTowards(std::size_t wanted, std::size_t active, std::size_t heads);
-
 // Masks what would leave the bounds of setting.h, what would do nothing, and what another choice
 // already does (at two heads, minus one is halve): of two equal changes the larger name stays.
 [[nodiscard]] ActionMask MaskOf(const Topology& topology, const Setting& setting);

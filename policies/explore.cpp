@@ -102,6 +102,19 @@ Plan PlanOf(const JobSpec& job) {
   return plan;
 }
 
+// The largest change towards `wanted` that does not go beyond it.
+CountChange Towards(std::size_t wanted, std::size_t active, std::size_t heads) {
+  if (active > wanted) {
+    return ChangedCount(active, CountChange::kHalve, heads) >= wanted ? CountChange::kHalve
+                                                                      : CountChange::kMinusOne;
+  }
+  if (active < wanted) {
+    return ChangedCount(active, CountChange::kDouble, heads) <= wanted ? CountChange::kDouble
+                                                                       : CountChange::kPlusOne;
+  }
+  return CountChange::kKeep;
+}
+
 bool BornSharp(const Situation& situation, std::size_t head) {
   const WindowReading& now = situation.now;
   return situation.progress < kCoolingEnds && now.active[head] != 0 &&
@@ -118,7 +131,7 @@ void Count(const Plan& plan, const Situation& situation, Action& action) {
     const double share = plan.ShareAt(situation.progress, heads);
     const auto wanted =
         static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(heads))));
-    const CountChange change = ChangeTowards(
+    const CountChange change = Towards(
         wanted, CountActive(std::span(situation.setting.active).subspan(offsets[site], heads)),
         heads);
     const bool open = situation.mask.count[site][static_cast<std::size_t>(change)] != 0;

@@ -13,7 +13,6 @@
 #include "env/action.h"
 #include "env/job.h"
 #include "env/meter.h"
-#include "env/precedent.h"
 #include "env/setting.h"
 #include "env/state.h"
 
@@ -29,7 +28,6 @@ struct Situation {
   const ActionMask& mask;       // of `setting`
   double progress = 0;          // of the budget, [0, 1]
   std::uint32_t window = 0;     // index of `now`
-  const Precedent* precedent = nullptr;  // what the job's earlier runs say; null: nothing
 };
 
 struct Decision {

@@ -14,8 +14,6 @@
 #include <variant>
 #include <vector>
 
-#include "policies/precedent.h"
-
 namespace attune {
 namespace {
 
@@ -434,38 +432,6 @@ TEST_CASE("rules that go by what is measured decide nothing before the first ste
     REQUIRE(std::holds_alternative<Decline>(verdict));
     CHECK(std::get<Decline>(verdict).why == "decides by what is measured");
   }
-}
-
-TEST_CASE("a precedent brings every site to its heads and leaves scales to who decides") {
-  Scene scene({std::vector<Look>(8, kSaturated), std::vector<Look>(3, kHealthy), {kHealthy}});
-  const auto policy = MakeKMeans();
-  std::mt19937_64 random(1);
-  const Precedent two{2, "as it was before"};
-  const auto follow = [&] {
-    const auto own = std::get<Decision>(scene.Ask(*policy, random));
-    Decision bent = FollowPrecedent(two, scene.View(), own);
-    CHECK(bent.action.scale == own.action.scale);
-    CHECK(bent.why == "as it was before");
-    CHECK_FALSE(FindFault(bent.action, scene.mask));
-    scene.setting = Apply(scene.job.topology, scene.setting, bent.action);
-    scene.mask = MaskOf(scene.job.topology, scene.setting);
-    return bent.action;
-  };
-  const Action first = follow();
-  CHECK(first.scale[0] < kKeepScale);
-  CHECK(first.count == Counts{CountChange::kHalve, CountChange::kMinusOne, CountChange::kKeep});
-  CHECK(follow().count == Counts{CountChange::kHalve, CountChange::kKeep, CountChange::kKeep});
-  CHECK(follow().count == Counts{CountChange::kKeep, CountChange::kKeep, CountChange::kKeep});
-  CHECK(CountActive(scene.setting.active) == 2 + 2 + 1);
-}
-
-TEST_CASE("a precedent of leaving a job alone changes nothing") {
-  Scene scene({std::vector<Look>(4, kSaturated)});
-  std::mt19937_64 random(1);
-  const auto own = std::get<Decision>(scene.Ask(*MakeKMeans(), random));
-  REQUIRE(own.action != Action::Keep(4, 1));
-  const Decision bent = FollowPrecedent({std::nullopt, "left alone"}, scene.View(), own);
-  CHECK(bent.action == Action::Keep(4, 1));
 }
 
 constexpr double kHighRate = 0.02;  // explore begins no plan before the first step below 0.015

@@ -132,33 +132,6 @@ TEST_CASE("attune run tells of the job of its command also where that has a key 
   CHECK(work.History().FindJobByKey("as-before"));
 }
 
-TEST_CASE("the second run of a job tries another way than the first, and says so") {
-  const Workplace work;
-  for (const char* seed : {"1", "2"}) {
-    Process run(work.Path(), work.Attune({"run", "--state-directory", work.State().string(),
-                                          "--windows", "12", "--"}) +
-                                 work.Demo(400) + std::vector<std::string>{"--seed", seed});
-    REQUIRE(run.Wait() == 0);
-  }
-  const Store store = work.History();
-  const auto deciders = [&](std::uint64_t job) {
-    std::map<std::string, int> count;
-    for (const TrialRow& trial : store.Trials(job, 100)) ++count[trial.decider];
-    return count;
-  };
-  CHECK(deciders(1)["precedent"] == 0);
-  CHECK(deciders(1)["network"] > 0);
-  CHECK(deciders(2)["precedent"] > 0);
-  CHECK(deciders(2)["network"] == 0);
-  const auto trials = store.Trials(2, 100);  // newest first
-  CHECK(trials.front().active_heads == 2 * store.FindJob(2)->spec.topology.sites.size());
-  const auto last = std::ranges::find(trials, "precedent", &TrialRow::decider);
-  Process explain(work.Path(), work.Attune({"explain", std::to_string(last->id),
-                                            "--state-directory", work.State().string()}));
-  CHECK(explain.Wait() == 0);
-  CHECK_THAT(explain.Out(), Contains("2 heads a site, to see; as policies decide it was"));
-}
-
 TEST_CASE("attune run leaves a run the key that it was given") {
   const Workplace work;
   Process run(
