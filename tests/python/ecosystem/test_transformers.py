@@ -355,6 +355,8 @@ def test_where_queries_are_not_known_skipped_heads_can_be_baked_and_scales_canno
     fitting = {"pad_token_id": 0} if name == "phi3" else {}
     config = AutoConfig.for_model(name, vocab_size=99, intermediate_size=64, **SMALL, **fitting)
     model = AutoModel.from_config(config).eval()
+    if not any(calls_interface(module) for module in model.modules()):
+        pytest.skip("this version has an attention class of its own here")
     handle = attached(model)
     neutral, mixed = handle.setting, varied(handle.sites)
     apply(handle, attune.Setting(neutral.scale, neutral.gain, mixed.active))
