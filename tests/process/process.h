@@ -40,7 +40,7 @@ class Process {
     err_.replace_extension(".err");
     std::vector<std::string> variables = environment;
     variables.emplace_back("XDG_CONFIG_HOME=/nowhere");  // not what whoever tests has configured
-    for (const char* name : {"PATH", "HOME", "ASAN_OPTIONS", "UBSAN_OPTIONS"}) {
+    for (const char* name : {"PATH", "HOME", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"}) {
       if (const char* value = std::getenv(name))
         variables.push_back(std::string(name) + "=" + value);
     }
