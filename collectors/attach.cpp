@@ -73,6 +73,7 @@ std::string Key(const AttachOptions& options) {
   if (!options.key.empty()) return options.key;
   std::string key = FromEnvironment("ATTUNE_JOB");
   if (key.empty()) return RandomKey();
+  if (options.steps > 0) return key;  // it goes on
   const std::lock_guard lock(mutex);
   if (const int number = ++given[key]; number > 1) key += "." + std::to_string(number);
   return key;

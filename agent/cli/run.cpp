@@ -95,8 +95,24 @@ void WarnOfUnusedFlags(const Arguments& arguments) {
   }
 }
 
-// Follows the job of the key, or whichever the daemon has where the key is empty, until its command
-// ends. A daemon that goes or answers nonsense ends the following only: the training goes on.
+// Whether a job is of the run that was given this key: several jobs of a process are KEY, KEY.2 …
+bool IsOf(const std::string& key, const std::string& job) {
+  return job == key || job.starts_with(key + ".");
+}
+
+// The newest job of the run, if there is one.
+std::optional<JobRecord> NewestOf(const Store& store, const std::string& key) {
+  constexpr std::size_t kNewest = 1'000;
+  std::vector<JobRecord> jobs = store.Jobs(kNewest);
+  const auto job = std::ranges::find_if(
+      jobs, [&](const JobRecord& record) { return IsOf(key, record.spec.key); });
+  if (job == jobs.end()) return std::nullopt;
+  return std::move(*job);
+}
+
+// Follows the jobs of the key, or whichever the daemon has where the key is empty, until its
+// command ends. A daemon that goes or answers nonsense ends the following only: the training goes
+// on.
 void Follow(const Paths& paths, const std::string& key, Child& trainer) {
   Progress progress;
   bool look = true;
@@ -104,7 +120,7 @@ void Follow(const Paths& paths, const std::string& key, Child& trainer) {
     try {
       if (const auto status = look ? AskStatus(paths) : std::nullopt) {
         for (const LiveJob& job : status->jobs) {
-          if ((key.empty() || job.key == key) && job.step > 0) progress.Show(job);
+          if ((key.empty() || IsOf(key, job.key)) && job.step > 0) progress.Show(job);
         }
       }
     } catch (const std::exception& error) {
@@ -132,7 +148,7 @@ struct Summary {
 void AwaitEnd(const Store& store, const std::string& key) {
   const auto start = SteadyClock::now();
   while (true) {
-    const auto job = store.FindJobByKey(key);
+    const auto job = NewestOf(store, key);
     if (job && job->outcome != Outcome::kRunning) return;
     if (SteadyClock::now() - start > (job ? kFarewellTime : kHelloTime)) return;
     Pause(20ms);
@@ -163,7 +179,7 @@ std::string KeyOfLastSince(const Store& store, double time, const std::string& o
 
 // Nothing if no job goes by the key that has gone on since then.
 std::optional<Summary> Summarise(const Store& store, const std::string& key, double since) {
-  const auto job = store.FindJobByKey(key);
+  const auto job = NewestOf(store, key);
   if (!job || (job->outcome != Outcome::kRunning && job->ended < since)) return std::nullopt;
   Summary summary;
   summary.job = *job;
@@ -282,13 +298,17 @@ class SharedLock {
  public:
   explicit SharedLock(const fs::path& file)
       : descriptor_(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
-    flock(descriptor_, LOCK_SH);
+    if (descriptor_ >= 0) flock(descriptor_, LOCK_SH);
   }
-  ~SharedLock() { close(descriptor_); }
+  ~SharedLock() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
   SharedLock(const SharedLock&) = delete;
   SharedLock& operator=(const SharedLock&) = delete;
 
-  [[nodiscard]] bool HeldByOthers() const { return flock(descriptor_, LOCK_EX | LOCK_NB) != 0; }
+  [[nodiscard]] bool HeldByOthers() const {
+    return descriptor_ >= 0 && flock(descriptor_, LOCK_EX | LOCK_NB) != 0;
+  }
 
  private:
   int descriptor_;
@@ -297,8 +317,8 @@ class SharedLock {
 // Whether a daemon that was begun for one job has found others.
 bool ServesOthers(const Paths& paths, const std::string& key) {
   const auto status = AskStatus(paths);
-  return status &&
-         std::ranges::any_of(status->jobs, [&key](const LiveJob& job) { return job.key != key; });
+  return status && std::ranges::any_of(status->jobs,
+                                       [&key](const LiveJob& job) { return !IsOf(key, job.key); });
 }
 
 }  // namespace
@@ -317,6 +337,14 @@ int Run(const std::vector<std::string>& words) {
     report.open(file);
     if (!report) throw UsageError(fmt::format("cannot write {}; give another --report", file));
   }
+
+  // Before it is asked whether there is a daemon: none is ended in between.
+  std::error_code
+      unwritable;  // a daemon of our own would say so; that of others may live elsewhere
+  if (fs::create_directories(arguments.paths.state, unwritable)) {
+    fs::permissions(arguments.paths.state, fs::perms::owner_all, unwritable);
+  }
+  const SharedLock lock(arguments.paths.state / "run.lock");
 
   std::optional<ForwardSignals> signals(std::in_place);
   std::unique_ptr<Child> daemon;
@@ -347,8 +375,6 @@ int Run(const std::vector<std::string>& words) {
       WarnOfUnusedFlags(arguments);
     }
   }
-
-  const SharedLock lock(arguments.paths.state / "run.lock");
 
   if (interrupted != 0) throw std::runtime_error("interrupted before the command was started");
 
@@ -383,7 +409,7 @@ int Run(const std::vector<std::string>& words) {
     }
     daemon.reset();  // it has stored everything when it ends, and tidied up as nobody reads
     const Store store = OpenHistory(arguments.paths);
-    if (alone && !store.FindJobByKey(key)) key = KeyOfLastSince(store, began, key);
+    if (alone && !NewestOf(store, key)) key = KeyOfLastSince(store, began, key);
     if (const auto summary = Summarise(store, key, began)) {
       Tell(*summary, arguments.Has("state-directory")
                          ? fmt::format(" --state-directory {}", arguments.paths.state.string())

@@ -34,6 +34,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kTurn{50};
 constexpr std::chrono::seconds kDaemonLook{2};
+constexpr std::chrono::seconds kPatience{60};  // with a daemon that cannot be started
 constexpr std::chrono::milliseconds kStopLook{20};
 constexpr std::uint64_t kLeastSpace = 64 << 20;  // bytes free, to begin a run
 constexpr std::size_t kLongestSocket = 100;      // bytes of its path; sockaddr_un has 108
@@ -135,6 +136,7 @@ class SweepDaemon {
       fault_.clear();
     } catch (const std::runtime_error& error) {
       if (board == nullptr) throw;
+      if (fault_.empty()) failing_since_ = Clock::now();
       fault_ = error.what();
       board->Say(fmt::format("{}; trying again", fault_));  // the runs go on meanwhile
     }
@@ -142,6 +144,10 @@ class SweepDaemon {
 
   // Why it could not be started when that was last tried; empty: it could.
   [[nodiscard]] const std::string& Fault() const { return fault_; }
+  // Whether that has been so for a while.
+  [[nodiscard]] bool IsHopeless() const {
+    return !fault_.empty() && Clock::now() - failing_since_ > kPatience;
+  }
 
   // Whether the run's job has said hello to it. What a run said first reaches the history a moment
   // after, and hosts' clocks differ.
@@ -155,7 +161,9 @@ class SweepDaemon {
       const Store store(paths_.Store(), Store::Mode::kReadOnly);
       const auto jobs = store.Jobs(kRecentJobs);
       if (std::ranges::any_of(jobs, [&](const JobRecord& job) {
-            return job.spec.key.starts_with(begin) &&
+            // A trainer may have a key of its own: that of no other run.
+            const std::string& key = job.spec.key;
+            return (key.starts_with(begin) || !key.starts_with(sweep + "/")) &&
                    (job.ended == 0 || job.ended >= outcome.started - kClockError);
           })) {
         return true;
@@ -177,6 +185,7 @@ class SweepDaemon {
   std::vector<std::string> flags_;
   std::unique_ptr<Child> child_;
   std::string fault_;
+  Clock::time_point failing_since_{};
   Clock::time_point looked_{};
 };
 
@@ -356,7 +365,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
       std::optional<RunOutcome> outcome = folder.ReadOutcome(id);
       const SweepDaemon* const daemon = daemon_of(id);
       if (outcome && outcome->ending == Ending::kFinished && daemon != nullptr &&
-          !std::ranges::find(runs, id, &Run::id)->environment.contains("ATTUNE_JOB") &&
+          !std::ranges::find(runs, id, &Run::id)->environment.contains("ATTUNE_ENDPOINT") &&
           !daemon->Knows(spec.name, *outcome)) {
         outcome->ending = Ending::kFailed;
         outcome->why =
@@ -383,7 +392,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
           const Run& run = *missing.front();
           if (const auto* daemon = daemon_of(run.id);
               daemon != nullptr && !daemon->Fault().empty()) {
-            if (begun.empty()) stopped = daemon->Fault();
+            if (begun.empty() && daemon->IsHopeless()) stopped = daemon->Fault();
             break;
           }
           missing.pop_front();

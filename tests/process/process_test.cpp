@@ -148,6 +148,17 @@ TEST_CASE("attune run leaves a run the key that it was given") {
   CHECK_THAT(silent.Err(), Contains("never said hello"));  // not the one before
 }
 
+TEST_CASE("attune run tells of the last of several jobs of its command, which are its own") {
+  const Workplace work;
+  Process run(work.Path(),
+              work.Attune({"run", "--state-directory", work.State().string(), "--", "sh", "-c",
+                           R"("$0" "$@" && ATTUNE_JOB="$ATTUNE_JOB.2" "$0" "$@")"}) +
+                  work.Demo(40));
+  REQUIRE(run.Wait() == 0);
+  CHECK_THAT(run.Err(), Contains("job 2 'demo-lm' finished: 40 steps"));
+  CHECK_FALSE(Answers(work.Endpoint()));
+}
+
 TEST_CASE("attune run leaves a daemon that it began to another whose trainer is still silent") {
   const Workplace work;
   const std::string gate = (work.Path() / "gate").string();
@@ -171,6 +182,10 @@ TEST_CASE("attune run leaves a daemon that it began to another whose trainer is 
   std::ofstream(late_gate) << "go\n";
   CHECK(second.Wait() == 0);
   CHECK_THAT(second.Err(), Contains("job 1 'demo-lm' finished: 40 steps"));
+  const auto reply = Ask(work.Endpoint(), StatusRequest{}, std::chrono::milliseconds(2000));
+  REQUIRE(reply);
+  kill(static_cast<pid_t>(std::get<Status>(*reply).pid), SIGTERM);
+  CHECK(Eventually([&] { return !Answers(work.Endpoint()); }));
 }
 
 TEST_CASE("attune run leaves a daemon that it began to jobs that have found it meanwhile") {

@@ -317,6 +317,14 @@ def test_a_run_that_goes_on_is_the_same_job_unless_it_is_made_longer():
     assert attached(OwnModel(), steps=2000, state=state).job.key != state["key"]
 
 
+def test_keys_go_on_behind_those_of_the_run_that_is_resumed(monkeypatch):
+    monkeypatch.setenv("ATTUNE_JOB", "resumed")
+    state = {**attached(OwnModel(), key="resumed.2").state_dict()}
+    assert attached(OwnModel(), state=state).job.key == "resumed.2"
+    assert attached(OwnModel(), steps=2000, state=state).job.key == "resumed.3"
+    assert attached(OwnModel()).job.key == "resumed.4"
+
+
 def test_offline_writes_a_log_for_attune_import(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTUNE_MODE", "offline")
     monkeypatch.setenv("ATTUNE_DIR", str(tmp_path / "logs"))

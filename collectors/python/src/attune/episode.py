@@ -35,6 +35,11 @@ def _remove(directory: Path | None) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _leave(daemon: PrivateDaemon, directory: Path | None) -> None:
+    daemon.close()  # it writes into the folder until it has ended
+    _remove(directory)
+
+
 class EpisodeError(RuntimeError):
     """A job that cannot be an episode; one line that names it and says why."""
 
@@ -54,8 +59,12 @@ class House:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="attune-gym-"))
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = None if directory else self.directory
-        self._remove = weakref.finalize(self, _remove, temporary)
-        self.daemon = PrivateDaemon(self.directory, {"learn": "false", **settings, **_SETTINGS})
+        try:
+            self.daemon = PrivateDaemon(self.directory, {"learn": "false", **settings, **_SETTINGS})
+        except BaseException:
+            _remove(temporary)
+            raise
+        self._leave = weakref.finalize(self, _leave, self.daemon, temporary)
         self.history = History(self.directory)
         self.server = Server(self.daemon.endpoint, name="attune.gym", keys="")
         while not self.server.met:
@@ -64,8 +73,7 @@ class House:
     def close(self) -> None:
         """Ends the daemon, and removes what was temporary."""
         self.server.close()
-        self.daemon.close()
-        self._remove()
+        self._leave()
 
 
 class Job:

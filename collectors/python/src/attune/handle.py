@@ -141,7 +141,7 @@ class Handle:
         setting = self.setting
         return {
             "key": self._job.key,
-            "budget": [int(self._job.budget.kind), self._job.budget.amount],
+            "budget": _as_numbers(self._job.budget),
             "step": self._step,
             "compute_seconds": self._compute_seconds,
             "sites": [site.name for site in self.sites],
@@ -499,21 +499,29 @@ def _optimizer_name(optimizer: Any) -> str:
 _keys_given: Counter[str] = Counter()
 
 
-def _key_given() -> str | None:
-    """ATTUNE_JOB, once; a process that trains again, fold after fold, begins another job."""
-    key = os.environ.get("ATTUNE_JOB")
-    if not key:
-        return None
-    _keys_given[key] += 1
-    number = _keys_given[key]
-    return key if number == 1 else f"{key}.{number}"
+def _key_for(state: Mapping[str, Any] | None, budget: Budget) -> str:
+    """Of a resumed job its own, unless it was to be shorter or longer: a job has one budget.
+
+    Else ATTUNE_JOB, with a number from the second job of a process on; else a random one.
+    """
+    given = os.environ.get("ATTUNE_JOB")
+    if state is not None:
+        own = str(state["key"])
+        if given and own.startswith(given):
+            number = own[len(given) :].removeprefix(".") or "1"
+            if number.isdecimal():
+                _keys_given[given] = max(_keys_given[given], int(number))
+        if state.get("budget") in (None, _as_numbers(budget)):
+            return own
+    if not given:
+        return uuid.uuid4().hex
+    _keys_given[given] += 1
+    number_now = _keys_given[given]
+    return given if number_now == 1 else f"{given}.{number_now}"
 
 
-def _key_of(state: Mapping[str, Any] | None, budget: Budget) -> str | None:
-    """The resumed job's, unless it was to be shorter or longer: a job has one budget."""
-    if state is None or state.get("budget") not in (None, [int(budget.kind), budget.amount]):
-        return None
-    return str(state["key"])
+def _as_numbers(budget: Budget) -> list[float]:
+    return [int(budget.kind), budget.amount, budget.price]
 
 
 def attach(
@@ -568,7 +576,7 @@ def attach(
 
     def job(sites: tuple[Site, ...]) -> JobSpec:
         return JobSpec(
-            key=key or _key_of(state, budget) or _key_given() or uuid.uuid4().hex,
+            key=key or _key_for(state, budget),
             name=name,
             sites=sites,
             budget=budget,
