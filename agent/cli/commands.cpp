@@ -41,9 +41,10 @@ const std::vector<Command> kCommands = {
      .about =
          R"(Uses the running attuned, or starts a private one that ends with the command (or goes on
 where other jobs have found it). The trainer finds it by ATTUNE_ENDPOINT and ATTUNE_JOB in its
-environment (a key that ATTUNE_JOB has already stays). Progress goes to stderr, and at the end what was tried and what came of it. The exit
-status is the command's (127: it cannot be started). Flags of attuned (attuned --help), such as
---policy or --windows, set up the private daemon; a running one is as it was started.
+environment (an ATTUNE_JOB that you have set stays). Progress goes to stderr, and at the end what
+was tried and what came of it. The exit status is the command's (127: it cannot be started). Flags
+of attuned (attuned --help), such as --policy or --windows, set up the private daemon; a running
+one is as it was started.
 )",
      .flags = {{"report", Kind::kText, "FILE", "write that summary as JSON"}},
      .example = "run --policy kmeans -- ./train --epochs 3",
@@ -248,9 +249,9 @@ configuration file of attuned.
      .about =
          R"(Jobs with their sites, windows, trials and anomalies, and the versions of policies. Jobs and trials
 get new numbers, in their order. A job is known by its key and the time it started: merging again
-brings only what is new, and what a job that was running has done since (and again what was pruned here
-and not there). The other daemons may run;
-the one of this history must not, for it would give the new numbers itself.
+brings only what is new, what a job that was running has done since, and once more what was pruned
+here and not there. The other daemons may run; the one of this history must not, for it would give
+the new numbers itself.
 )",
      .unnamed = {{"store", Kind::kText, "FILE", "the attune.db of another daemon", {}, {}, true}},
      .example = "merge /mnt/node*/attune.db"},

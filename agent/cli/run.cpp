@@ -97,7 +97,9 @@ void WarnOfUnusedFlags(const Arguments& arguments) {
 
 // Whether a job is of the run that was given this key: several jobs of a process are KEY, KEY.2 …
 bool IsOf(const std::string& key, const std::string& job) {
-  return job == key || job.starts_with(key + ".");
+  const std::string numbered = key + ".";
+  return job == key || (job.starts_with(numbered) &&
+                        job.find_first_not_of("0123456789", numbered.size()) == std::string::npos);
 }
 
 // The newest job of the run, if there is one.
@@ -338,9 +340,9 @@ int Run(const std::vector<std::string>& words) {
     if (!report) throw UsageError(fmt::format("cannot write {}; give another --report", file));
   }
 
-  // Before it is asked whether there is a daemon: none is ended in between.
-  std::error_code
-      unwritable;  // a daemon of our own would say so; that of others may live elsewhere
+  // Before it is asked whether there is a daemon: none is ended in between. Where the folder cannot
+  // be made, a daemon of our own says so, and one of others may live elsewhere.
+  std::error_code unwritable;
   if (fs::create_directories(arguments.paths.state, unwritable)) {
     fs::permissions(arguments.paths.state, fs::perms::owner_all, unwritable);
   }

@@ -71,6 +71,14 @@ class RunnerLock {
   int descriptor_;
 };
 
+// Whether it is, or could be made, a folder that nobody else can enter.
+bool IsOwnFolder(const fs::path& folder) {
+  struct stat found {};
+  return (mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST) &&
+         lstat(folder.c_str(), &found) == 0 && S_ISDIR(found.st_mode) && found.st_uid == getuid() &&
+         (found.st_mode & 0077U) == 0;
+}
+
 // A daemon of the sweep's own: its history, its seeds and its policies are nobody else's.
 class SweepDaemon {
  public:
@@ -82,10 +90,7 @@ class SweepDaemon {
       paths_.runtime =
           fs::temp_directory_path() / fmt::format("attune-{}-{:016x}", getuid(),
                                                   std::hash<std::string>{}(paths_.state.string()));
-      struct stat found {};
-      if ((mkdir(paths_.runtime.c_str(), 0700) != 0 && errno != EEXIST) ||
-          lstat(paths_.runtime.c_str(), &found) != 0 || !S_ISDIR(found.st_mode) ||
-          found.st_uid != getuid() || (found.st_mode & 0077U) != 0) {
+      if (!IsOwnFolder(paths_.runtime)) {
         throw SweepError(
             fmt::format("{} is not a folder of yours alone, and the daemon's socket belongs there, "
                         "as {} is too long for it; remove it, or give a shorter --state-directory",
@@ -356,17 +361,16 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
     const std::size_t here = asked.size() - elsewhere;
     Board board(folder, here, here - missing.size());
     std::set<std::uint64_t> begun;
-    const auto daemon_of = [&](std::uint64_t run) -> const SweepDaemon* {
-      const std::string& policy = std::ranges::find(runs, run, &Run::id)->policy;
-      return spec.Tunes(policy) ? &daemons.at(spec.DaemonOf(policy)) : nullptr;
+    // Null: nobody tunes the run.
+    const auto daemon_of = [&](const Run& run) -> const SweepDaemon* {
+      return spec.Tunes(run.policy) ? &daemons.at(spec.DaemonOf(run.policy)) : nullptr;
     };
     // How a run ended. One that was to be tuned, and that no daemon has heard of, has failed.
-    const auto end_of = [&](std::uint64_t id) {
-      std::optional<RunOutcome> outcome = folder.ReadOutcome(id);
-      const SweepDaemon* const daemon = daemon_of(id);
+    const auto end_of = [&](const Run& run) {
+      std::optional<RunOutcome> outcome = folder.ReadOutcome(run.id);
+      const SweepDaemon* const daemon = daemon_of(run);
       if (outcome && outcome->ending == Ending::kFinished && daemon != nullptr &&
-          !std::ranges::find(runs, id, &Run::id)->environment.contains("ATTUNE_ENDPOINT") &&
-          !daemon->Knows(spec.name, *outcome)) {
+          !run.environment.contains("ATTUNE_ENDPOINT") && !daemon->Knows(spec.name, *outcome)) {
         outcome->ending = Ending::kFailed;
         outcome->why =
             "it never said hello to attuned, so nobody tuned it: give it a probe (README.md, \"In "
@@ -390,15 +394,14 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
           stopped = fmt::format("there is no space left at {}: free some", folder.Path().string());
         } else {
           const Run& run = *missing.front();
-          if (const auto* daemon = daemon_of(run.id);
-              daemon != nullptr && !daemon->Fault().empty()) {
+          if (const auto* daemon = daemon_of(run); daemon != nullptr && !daemon->Fault().empty()) {
             if (begun.empty() && daemon->IsHopeless()) stopped = daemon->Fault();
             break;
           }
           missing.pop_front();
           board.Begin(run);
           // A task that an earlier runner has left may have done it meanwhile.
-          if (const auto outcome = end_of(run.id)) {
+          if (const auto outcome = end_of(run)) {
             spent += outcome->cpu_seconds;
             board.End(run.id, outcome, "");
           } else {
@@ -408,7 +411,7 @@ Progress RunSweep(const Folder& folder, const RunnerOptions& options) {
         }
       }
       for (const Over& over : executor->Poll()) {
-        const auto outcome = end_of(over.run);
+        const auto outcome = end_of(*std::ranges::find(runs, over.run, &Run::id));
         if (outcome) spent += outcome->cpu_seconds;
         board.End(over.run, outcome, over.why);
         begun.erase(over.run);

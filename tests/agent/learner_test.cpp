@@ -1,6 +1,8 @@
 // The learner's thread on a real store, with the shipped network.
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <fstream>
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -114,6 +116,18 @@ TEST_CASE("what an earlier daemon learned from is not learned again") {
   bench.Put({Job(3, Outcome::kFinished), Decided(4, 3, "network"), Decided(5, 3, "network")});
   learner->Wake();
   CHECK_THAT(bench.Lessons(2).front().provenance, Contains(" 2 of its own"));
+}
+
+TEST_CASE("a checkpoint that cannot be read is kept beside the one that is begun anew") {
+  Bench bench("shipped");
+  std::ofstream(bench.paths.Checkpoint()) << "of a later program";
+  const auto learner = MakeNetworkLearner(bench.options, bench.paths, *bench.writer);
+  bench.Put({Job(1, Outcome::kFinished), Decided(1, 1, "network")});
+  learner->Wake();
+  static_cast<void>(bench.Lessons(1));  // the new one is written by then
+  CHECK(Network::Load(bench.paths.Checkpoint(), {})->Trials() > 0);
+  std::ifstream kept(bench.paths.Checkpoint().string() + ".unreadable");
+  CHECK(std::string(std::istreambuf_iterator<char>(kept), {}) == "of a later program");
 }
 
 // What a network thinks a trial is worth that has learned from it and from one behind it, in which
