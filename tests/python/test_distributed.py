@@ -1,5 +1,6 @@
 """Two processes that train together: they measure as one and apply the same action at once."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,18 @@ import torch.multiprocessing as mp
 from attune import measure
 from attune.distributed import exchange, rank
 from torch import distributed as dist
+
+
+def leave():
+    """Ends a rank without the interpreter's own end.
+
+    PyTorch 2.13 keeps a process group's threads beyond destroy_process_group() once there was a
+    DistributedDataParallel. One that lets go of a tensor while the interpreter ends aborts the
+    process ("terminate called without an active exception"), without attune too: in 3 of 40 pairs
+    of ranks whose threads were held up by up to 0.3 s.
+    """
+    dist.destroy_process_group()
+    os._exit(0)
 
 
 def rank_main(rank, folder, endpoint):
@@ -45,7 +58,7 @@ def rank_main(rank, folder, endpoint):
         f"{folder}/rank{rank}.pt",
     )
     handle.finish(1.0)
-    dist.destroy_process_group()
+    leave()
 
 
 def test_two_ranks_apply_the_same_action_at_the_same_step(tmp_path):
@@ -100,7 +113,7 @@ def merge_main(rank, folder):
     setting.scale[1] = 1.15
     told = exchange(numbers, 2.0 + rank, 0.5, 10.0, 4 + rank, None if rank else setting)
     torch.save(tuple(told), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def test_before_there_is_a_process_group_a_rank_is_what_the_launcher_says(monkeypatch):
