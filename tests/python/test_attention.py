@@ -513,6 +513,18 @@ def test_a_copied_model_is_tuned_by_its_own_buffers():
     assert torch.equal(model(x), twin(x))
 
 
+def test_a_copy_of_a_tuned_model_is_nobodys_and_is_not_tuned_anew():
+    model = encoder()
+    handle = attached(model)
+    twin = copy.deepcopy(model)
+    assert attune.Handle.of(model) is handle
+    assert attune.Handle.of(twin) is None
+    with pytest.raises(ValueError, match=r"a copy of a tuned module: copy what .* bake\(\)"):
+        attached(twin)
+    handle.remove()
+    assert attune.Handle.of(model) is None
+
+
 def test_a_model_keeps_its_setting_in_another_precision():
     model = OwnModel()
     handle = attached(model)

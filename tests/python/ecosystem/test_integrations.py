@@ -49,7 +49,7 @@ def sentences(count=64):
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
-def hugging_face(folder, callback, steps=16, **options):
+def hugging_face(folder, callback, steps=16, model=None, **options):
     arguments = TrainingArguments(
         str(folder),
         max_steps=steps,
@@ -61,7 +61,7 @@ def hugging_face(folder, callback, steps=16, **options):
         **options,
     )
     rows = sentences()
-    return Trainer(gpt2(), arguments, None, rows, rows[:4], callbacks=[callback])
+    return Trainer(model or gpt2(), arguments, None, rows, rows[:4], callbacks=[callback])
 
 
 class Module(lightning.LightningModule):
@@ -300,6 +300,35 @@ def test_a_hugging_face_trainer_that_trains_again_begins_another_job(tmp_path, l
     assert "removed" in first.apply(varied(first.sites))
 
 
+def test_a_hugging_face_model_whose_training_was_interrupted_is_trained_on_as_it_was_tuned(
+    tmp_path, log
+):
+    rows = torch.stack([row["input_ids"] for row in sentences(4)])
+    said = []
+
+    class Interrupt(huggingface.TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            handle = attune.Handle.of(model)
+            apply(handle, varied(handle.sites))
+            said.append(logits(model, rows))
+            raise KeyboardInterrupt
+
+    class Look(huggingface.TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **_):
+            said.append(logits(model, rows))
+
+    trainer = hugging_face(tmp_path, huggingface.AttuneCallback(), steps=4)
+    trainer.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    callback = huggingface.AttuneCallback()
+    again = hugging_face(tmp_path, callback, steps=1, model=trainer.model)
+    again.add_callback(Look())
+    again.train()
+    torch.testing.assert_close(said[1], said[0])
+    assert (callback.handle.steps, attune.Handle.of(again.model)) == (1, None)
+
+
 @pytest.fixture
 def told_fresh(monkeypatch):
     """What `attach` was told of the weights, once a job."""
@@ -441,7 +470,8 @@ def test_a_weight_of_two_names_is_in_a_lightning_checkpoint_as_it_was_tuned_unde
     torch.testing.assert_close(logits(plain.model, rows), logits(module.model, rows))
 
 
-def test_a_lightning_trainer_that_fits_again_trains_on_what_was_tuned(tmp_path, log):
+@pytest.mark.parametrize("anew", [False, True], ids=["callback", "new callback"])
+def test_a_lightning_trainer_that_fits_again_trains_on_what_was_tuned(anew, tmp_path, log):
     rows = torch.stack([row["input_ids"] for row in sentences(4)])
     callback = in_lightning.AttuneCallback()
     _, module = fit(tmp_path, callback, steps=4)
@@ -449,6 +479,8 @@ def test_a_lightning_trainer_that_fits_again_trains_on_what_was_tuned(tmp_path, 
     apply(first, varied(first.sites))
     said = logits(module.model, rows)
     began = []
+    if anew:
+        callback = in_lightning.AttuneCallback()
 
     class Look(lightning.Callback):
         def on_train_batch_start(self, trainer, module, *_):

@@ -3,14 +3,17 @@
 Some call its attention interface and some, in 4.x, have attention classes of their own.
 """
 
+import copy
+import gc
+import pickle
 from types import SimpleNamespace
 
 import attune
 import pytest
 import torch
 from attune import measure
-from attune.adapters import transformers_interface
-from attune.adapters.transformers_interface import calls_interface
+from attune.adapters import patches
+from attune.adapters.transformers_interface import _record, calls_interface
 from attune.attention import take_numbers
 from attune.values import METRICS, observation_fault
 from models import apply, attached, varied
@@ -289,9 +292,7 @@ def test_a_cap_that_the_kernel_leaves_out_is_not_measured():
     x = torch.randn(2, 4, 20, 8)
     for kernel in ("sdpa_attention_forward", "eager_attention_forward"):
         function = SimpleNamespace(__name__=kernel)
-        transformers_interface._record(
-            tuning, function, torch.nn.Module(), x, x, x, None, (), {"softcap": 0.5}
-        )
+        _record(tuning, function, torch.nn.Module(), x, x, x, None, (), {"softcap": 0.5})
     assert caps == [0.0, 0.5]
 
 
@@ -318,7 +319,7 @@ def test_gains_before_a_norm_go_into_values_where_each_head_has_its_own(key_head
 def test_a_norm_behind_the_output_projection_is_none_before_it():
     config = AlbertConfig(vocab_size=99, intermediate_size=64, embedding_size=16, **SMALL)
     model = AlbertModel(config).eval()
-    if not any(calls_interface(module) for module in model.modules()):
+    if not any(calls_interface(type(module)) for module in model.modules()):
         pytest.skip("this version has an attention class of its own here")
     handle = attached(model)
     apply(handle, varied(handle.sites))
@@ -335,7 +336,7 @@ def test_queries_that_lie_among_keys_and_values_take_up_no_scales_when_baked(mul
         vocab_size=99, n_embd=32, n_head=4, n_layer=1, n_positions=32, multi_query=multi_query
     )
     model = GPTBigCodeModel(config).eval()
-    if not calls_interface(model.h[0].attn):
+    if not calls_interface(type(model.h[0].attn)):
         pytest.skip("this version has an attention class of its own here")
     handle = attached(model)
     apply(handle, varied(handle.sites))
@@ -355,7 +356,7 @@ def test_where_queries_are_not_known_skipped_heads_can_be_baked_and_scales_canno
     fitting = {"pad_token_id": 0} if name == "phi3" else {}
     config = AutoConfig.for_model(name, vocab_size=99, intermediate_size=64, **SMALL, **fitting)
     model = AutoModel.from_config(config).eval()
-    if not any(calls_interface(module) for module in model.modules()):
+    if not any(calls_interface(type(module)) for module in model.modules()):
         pytest.skip("this version has an attention class of its own here")
     handle = attached(model)
     neutral, mixed = handle.setting, varied(handle.sites)
@@ -407,7 +408,7 @@ def test_sites_are_described_as_the_models_are():
 
 def test_the_interface_is_as_before_when_the_last_handle_goes(monkeypatch):
     # Handles of other tests may be there still.
-    monkeypatch.setattr(transformers_interface, "_interface", transformers_interface._Interface())
+    monkeypatch.setattr(patches, "_patches", patches._Patches())
     before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
     first, second = attached(bert()[0]), attached(gpt2()[0])
     first.remove()
@@ -425,6 +426,25 @@ def test_attention_classes_are_as_before_when_the_last_handle_goes(make):
     first.remove()
     second.remove()
     assert {kind: vars(kind).get("forward") for kind in kinds} == before
+
+
+@each_model
+@pytest.mark.parametrize("made", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_stays_tuned_when_the_last_handle_goes(make, made, monkeypatch):
+    monkeypatch.setattr(patches, "_patches", patches._Patches())
+    model, inputs = make()
+    model.eval()
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    tuned = output(model, inputs)
+    twin = made(model)
+    handle.remove()
+    assert torch.equal(output(twin, inputs), tuned)
+    assert not torch.equal(output(model, inputs), tuned)
+    assert patches._patches._users
+    del twin
+    gc.collect()
+    assert not patches._patches._users
 
 
 @each_model
@@ -503,7 +523,7 @@ def test_a_module_with_other_heads_than_it_said_runs_untuned_and_is_named():
 def test_heads_that_are_pruned_behind_attunes_back_leave_their_site_untuned_and_named():
     model, inputs = bert()
     block = model.encoder.layer[0].attention
-    if calls_interface(block.self):
+    if calls_interface(type(block.self)):
         pytest.skip("this transformers asks its interface: heads are counted when it runs")
     handle = attached(model.train(), endpoint="ipc:///nobody/there")
     apply(handle, varied(handle.sites))
@@ -532,7 +552,7 @@ def test_heads_that_do_not_divide_the_width_are_left_out_by_name():
 def test_projections_that_do_not_hold_the_heads_they_should_are_left_out_by_name():
     model, _ = bert()
     attention = model.encoder.layer[0].attention.self
-    if calls_interface(attention):
+    if calls_interface(type(attention)):
         pytest.skip("this transformers asks its interface: heads are counted when it runs")
     attention.num_attention_heads = 3
     with pytest.warns(UserWarning, match=r"'encoder\.layer\.0\.attention\.self' is left out"):
@@ -546,7 +566,7 @@ def test_logits_with_relative_positions_are_tuned_and_not_measured():
         vocab_size=99, intermediate_size=64, position_embedding_type="relative_key", **SMALL
     )
     model = BertModel(config)
-    if calls_interface(model.encoder.layer[0].attention.self):
+    if calls_interface(type(model.encoder.layer[0].attention.self)):
         pytest.skip("this transformers has no relative positions in BERT")
     model.train()
     handle = attached(model, endpoint="ipc:///nobody/there")

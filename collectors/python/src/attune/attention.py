@@ -178,6 +178,8 @@ class Tuning(nn.Module):
         # From the checkpoint that is loaded next: it has the weights around, and no tuning.
         self.neutral_where_absent = False
         self.shared = Shared()  # of a measured step
+        self.claim: object = None  # on what is patched outside of the module, for its adapter
+        self.handle: object = None  # whose it is; a copy is nobody's
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.untuned = False  # it was left out: what is set has no effect
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out
@@ -222,8 +224,8 @@ class Tuning(nn.Module):
             self.plan()  # compiled code does not look whether buffers were written
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy belongs to no step that is being measured."""
-        return {**self.__dict__, "measuring": False, "shared": Shared()}
+        """A copy belongs to no handle, and to no step that is being measured."""
+        return {**self.__dict__, "measuring": False, "shared": Shared(), "handle": None}
 
     def apply_setting(self, part: Setting) -> None:
         """Takes effect at the next forward.

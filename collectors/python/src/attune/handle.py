@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from attune import distributed, measure
 from attune.adapters import Adapter, default
-from attune.attention import PASSES_PER_FORWARD
+from attune.attention import PASSES_PER_FORWARD, Tuning
 from attune.probe import MEASURE_EVERY_AT_FIRST, Probe, is_due
 from attune.protocol import ActionRequest
 from attune.tuned import TunedModel, unwrapped
@@ -80,6 +80,7 @@ class Handle:
         except BaseException:
             self._tuned.detach()
             raise
+        self._own(self)
         self._random = random.Random(self._job.seed)
         self._step = int(state["step"]) if state is not None else 0
         self._compute_seconds = float(state["compute_seconds"]) if state is not None else 0.0
@@ -203,6 +204,15 @@ class Handle:
             return "the model is not tuned any more: the handle was removed"
         return self._tuned.apply(setting)
 
+    @staticmethod
+    def of(model: nn.Module) -> Handle | None:
+        """The handle that tunes this model now: a tuned model keeps its own."""
+        for module in unwrapped(model).modules():
+            handle = module.handle if isinstance(module, Tuning) else None
+            if isinstance(handle, Handle) and handle.tunes(model):
+                return handle
+        return None
+
     def tunes(self, model: nn.Module) -> bool:
         """Whether this model is the one that is tuned, now."""
         return not self._removed and self._tuned.model is unwrapped(model)
@@ -244,6 +254,7 @@ class Handle:
         self.finish(outcome=Outcome.FAILED)
         self._removed = True
         self._tuned.detach()
+        self._own(None)
 
     def bake(self) -> nn.Module:
         """A copy of the model with the same outputs (to rounding) that knows nothing of attune.
@@ -271,6 +282,7 @@ class Handle:
         self._tuned.bake_in_place()
         self.finish(outcome=Outcome.FAILED)  # as `remove`, where nobody did
         self._removed = True
+        self._own(None)
 
     def __enter__(self) -> Handle:
         return self
@@ -282,6 +294,10 @@ class Handle:
         trace: TracebackType | None,
     ) -> None:
         self.finish(outcome=Outcome.FINISHED if kind is None else Outcome.FAILED)
+
+    def _own(self, handle: Handle | None) -> None:
+        for place in self._tuned.places:
+            place.tuning.handle = handle
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
         sites = [site.name for site in self._tuned.sites]

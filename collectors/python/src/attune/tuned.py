@@ -74,6 +74,18 @@ class TunedModel:
         self.model = unwrapped(model)
         self.places: list[Place] = []
         self._ignored: object | None = None
+        for name, module in self.model.named_modules():
+            if isinstance(module, Tuning):
+                named = name.removesuffix(NAME).removesuffix(".") or "attention"
+                if module.handle is None:
+                    raise ValueError(
+                        f"'{named}' is a copy of a tuned module: "
+                        "copy what the handle's bake() gives"
+                    )
+                raise ValueError(
+                    f"'{named}' is tuned already: remove() the other handle first "
+                    "(attune.Handle.of(model))"
+                )
         order = {name: place for place, (name, _) in enumerate(self.model.named_modules())}
         found = [
             (order.get(name, 0), name, adapter, module, site)
@@ -85,9 +97,6 @@ class TunedModel:
                 f"{type(self.model).__name__} has no attention that attune knows: nothing to tune; "
                 "see attune.adapters for attention of your own"
             )
-        for _, name, _, module, _ in found:
-            if isinstance(module._modules.get(NAME), Tuning):
-                raise ValueError(f"'{name}' is tuned already: remove() the other handle first")
         seen: set[int] = set()
         for _, name, adapter, module, site in sorted(found, key=lambda item: item[0]):
             if id(module) in seen:

@@ -11,16 +11,16 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from types import MethodType
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from attune.adapters import NAME
+from attune.adapters.patches import Claim, Patch
 from attune.adapters.transformers_interface import (
     TransformersInterface,
     calls_interface,
@@ -285,39 +285,28 @@ def _record(
     tuning.record(view.queries, view.keys, view.outputs, scaling, mask, causal)
 
 
-class _Classes:
-    """Puts the forwards of classes behind tuned ones while any of their modules is tuned."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users: dict[Any, tuple[int, Forward]] = {}
-
-    def enter(self, owner: Any, layout: _Layout) -> None:
-        """A module whose forward this class defines is tuned from now on."""
-        with self._lock:
-            count, original = self._users.get(owner, (0, owner.forward))
-            if count == 0:
-                owner.forward = _tuned(original, layout)
-            self._users[owner] = (count + 1, original)
-
-    def leave(self, owner: Any) -> None:
-        """One module less."""
-        with self._lock:
-            count, original = self._users[owner]
-            self._users[owner] = (count - 1, original)
-            if count == 1:
-                owner.forward = original
-                del self._users[owner]
+def _needs(kind: Any) -> Iterator[tuple[Hashable, Patch]]:
+    """As Claim: the forward that a class of modules has, of its own or inherited."""
+    layout = cast(_Layout, _layout_of(kind))
+    owner: Any = next(one for one in kind.__mro__ if "forward" in vars(one))
+    yield owner, lambda: _wrap_forward(owner, layout)
 
 
-_classes = _Classes()
+def _wrap_forward(owner: Any, layout: _Layout) -> Callable[[], None]:
+    original = owner.forward
+    owner.forward = _tuned(original, layout)
+
+    def restore() -> None:
+        owner.forward = original
+
+    return restore
 
 
-def _layout_of(module: nn.Module) -> _Layout | None:
-    if not type(module).__module__.startswith("transformers.") or calls_interface(module):
+def _layout_of(kind: type[nn.Module]) -> _Layout | None:
+    if not kind.__module__.startswith("transformers.") or calls_interface(kind):
         return None
-    name = type(module).__name__
-    return next((known for known in (_BERT, _T5, _WHISPER) if known.classes.fullmatch(name)), None)
+    layouts = (_BERT, _T5, _WHISPER)
+    return next((known for known in layouts if known.classes.fullmatch(kind.__name__)), None)
 
 
 class TransformersClasses(TransformersInterface):
@@ -326,7 +315,7 @@ class TransformersClasses(TransformersInterface):
     def find(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Site]]:
         """As Adapter."""
         for name, module in model.named_modules():
-            layout = _layout_of(module)
+            layout = _layout_of(type(module))
             if layout is None:
                 continue
             heads, width = getattr(module, layout.heads), getattr(module, layout.width)
@@ -344,13 +333,11 @@ class TransformersClasses(TransformersInterface):
 
     def install(self, module: nn.Module, tuning: Tuning) -> Callable[[], None]:
         """As Adapter."""
-        layout = cast(_Layout, _layout_of(module))
-        owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
-        _classes.enter(owner, layout)
+        claim = tuning.claim = Claim(_needs, type(module))
         module.add_module(NAME, tuning)
 
         def restore() -> None:
             delattr(module, NAME)
-            _classes.leave(owner)
+            claim.end()
 
         return restore

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attune.adapters import NAME, UNKNOWN_CONTEXT, fold, outputs_of
+from attune.adapters.patches import Claim, Patch
 from attune.attention import Tuning, _compiling
 from attune.values import Setting, Site, SiteKind
 
@@ -181,53 +181,33 @@ def _record(
     tuning.record(query, key, output.transpose(1, 2), scaling, mask, causal, softcap)
 
 
-class _Interface:
-    """Puts the attention functions behind tuned ones while any model is tuned."""
+def _needs(modeling_name: str) -> Iterator[tuple[Hashable, Patch]]:
+    """As Claim: the attention functions that modules of a modeling file call."""
+    modeling = import_module(modeling_name)
+    registry = getattr(modeling, _INTERFACE)
+    yield id(registry), lambda: _wrap_registry(registry)
+    if hasattr(modeling, _EAGER):
+        yield modeling_name, lambda: _wrap_eager(modeling)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._eager: dict[Any, tuple[int, AttentionFunction]] = {}
-        self._registries: dict[int, tuple[Any, dict[str, AttentionFunction | None]]] = {}
 
-    def enter(self, modeling: Any) -> None:
-        """A module of this modeling file is tuned from now on."""
-        with self._lock:
-            registry = getattr(modeling, _INTERFACE)
-            self._wrap_registry(registry)
-            self._users += 1
-            eager = getattr(modeling, _EAGER, None)
-            if eager is not None:
-                count, original = self._eager.get(modeling, (0, eager))
-                if count == 0:
-                    setattr(modeling, _EAGER, _tuned(original))
-                self._eager[modeling] = (count + 1, original)
+def _wrap_registry(registry: Any) -> Callable[[], None]:
+    local = getattr(registry, "_local_mapping", registry)  # a plain dict in 4.48
+    previous = {name: local.get(name) for name in list(registry)}
+    for name in previous:
+        if name != "eager":
+            registry[name] = _tuned(registry[name])
 
-    def leave(self, modeling: Any) -> None:
-        """One module less."""
-        with self._lock:
-            self._users -= 1
-            if modeling in self._eager:
-                count, original = self._eager[modeling]
-                self._eager[modeling] = (count - 1, original)
-                if count == 1:
-                    setattr(modeling, _EAGER, original)
-                    del self._eager[modeling]
-            if self._users == 0:
-                for registry, previous in self._registries.values():
-                    for name, function in previous.items():
-                        _restore(registry, name, function)
-                self._registries.clear()
+    def restore() -> None:
+        for name, function in previous.items():
+            _restore(registry, name, function)
 
-    def _wrap_registry(self, registry: Any) -> None:
-        if id(registry) in self._registries:
-            return
-        local = getattr(registry, "_local_mapping", registry)  # a plain dict in 4.48
-        previous = {name: local.get(name) for name in list(registry)}
-        self._registries[id(registry)] = (registry, previous)
-        for name in previous:
-            if name != "eager":
-                registry[name] = _tuned(registry[name])
+    return restore
+
+
+def _wrap_eager(modeling: Any) -> Callable[[], None]:
+    original = getattr(modeling, _EAGER)
+    setattr(modeling, _EAGER, _tuned(original))
+    return lambda: setattr(modeling, _EAGER, original)
 
 
 def _restore(registry: Any, name: str, function: AttentionFunction | None) -> None:
@@ -235,9 +215,6 @@ def _restore(registry: Any, name: str, function: AttentionFunction | None) -> No
         registry[name] = function
     elif name in getattr(registry, "_local_mapping", {}):
         del registry[name]
-
-
-_interface = _Interface()
 
 
 def _attribute(module: nn.Module, *names: str) -> int | None:
@@ -254,9 +231,9 @@ def _number(holder: Any, *names: str) -> int | None:
     return None
 
 
-def calls_interface(module: nn.Module) -> bool:
-    """Whether the module's forward calls transformers' attention interface."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+def calls_interface(kind: type[nn.Module]) -> bool:
+    """Whether the forward of such modules calls transformers' attention interface."""
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
     return code is not None and _INTERFACE in code.co_names
 
 
@@ -266,7 +243,7 @@ class TransformersInterface:
     def find(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Site]]:
         """As Adapter."""
         for name, module in model.named_modules():
-            if not calls_interface(module):
+            if not calls_interface(type(module)):
                 continue
             heads = _attribute(
                 module, "num_heads", "num_attention_heads", "n_heads", "n_head", "attention_heads"
@@ -286,15 +263,15 @@ class TransformersInterface:
 
     def install(self, module: nn.Module, tuning: Tuning) -> Callable[[], None]:
         """As Adapter."""
-        modeling = sys.modules[inspect.unwrap(type(module).forward).__module__]
-        _interface.enter(modeling)
+        modeling = inspect.unwrap(type(module).forward).__module__
+        claim = tuning.claim = Claim(_needs, modeling)
         module.add_module(NAME, tuning)
         # Per-head values of the module's own that its kernel reads: heads cannot be cut out.
         tuning.uncut = hasattr(module, "sinks")
 
         def restore() -> None:
             delattr(module, NAME)
-            _interface.leave(modeling)
+            claim.end()
 
         return restore
 

@@ -10,20 +10,21 @@ import warnings
 from attune.handle import Handle
 
 
-def let_go(handle: Handle, *, keep: bool) -> None:
-    """Of the model of a job that is over, before another begins with it.
+def let_go(*handles: Handle | None, keep: bool) -> None:
+    """Of the models of jobs that are over, before another job begins.
 
     Args:
-        handle: Knows nothing of the model any more when this returns.
-        keep: Its tuning, in the weights: what is trained on is what was trained.
+        handles: Know nothing of their models any more when this returns. None is nobody.
+        keep: Their tuning, in the weights: what is trained on is what was trained.
     """
-    try:
-        if keep:
-            handle.bake_in_place()
-    except Exception as error:
-        warnings.warn(
-            f"attune: {error}; the model is trained on with all its heads and no scales",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    handle.remove()
+    for handle in filter(None, handles):
+        try:
+            if keep:
+                handle.bake_in_place()
+        except Exception as error:
+            warnings.warn(
+                f"attune: {error}; the model is trained on with all its heads and no scales",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        handle.remove()

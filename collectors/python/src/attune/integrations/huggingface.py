@@ -79,8 +79,8 @@ class AttuneCallback(TrainerCallback, ExportableState):
             saved = saved[0]
         # A Trainer that begins has asked its callbacks for their states, the job before included.
         resumed = (saved.get("attributes") or {}).get("resumed") if state.global_step else None
-        if self.handle is not None:  # a Trainer that trains again begins another job
-            let_go(self.handle, keep=resumed is None)
+        # A Trainer that trains again begins another job, as does one after an interrupted one.
+        let_go(self.handle, Handle.of(model), keep=resumed is None)
         self.handle = attach(
             model,
             name=self._name,

@@ -81,9 +81,9 @@ class AttuneCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attaches to the module, after its checkpoint was loaded."""
         resumed, self._resumed = self._resumed, None
-        if self.handle is not None:  # a Trainer that fits again begins another job
-            let_go(self.handle, keep=resumed is None)
-            self.handle = None
+        # A Trainer that fits again begins another job; so does another Trainer with the module.
+        let_go(self.handle, Handle.of(pl_module), keep=resumed is None)
+        self.handle = None
         unfolded, self._unfolded = self._unfolded, {}
         budget = self._budget
         if budget is None:
