@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "agent/daemon.h"
@@ -72,6 +73,11 @@ void SetUpLog(const attune::Options& options, const attune::Paths& paths) {
   auto file = std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
       paths.Log().string(), options.log_size * kMebibyte, options.log_files);
   auto terminal = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+  // That file is not rotated, and all of it would be in the log beside it too.
+  std::error_code unknown;
+  if (std::filesystem::equivalent("/proc/self/fd/2", paths.Errors(), unknown)) {
+    terminal->set_level(spdlog::level::err);
+  }
   auto log = std::make_shared<spdlog::logger>("attuned", spdlog::sinks_init_list{file, terminal});
   log->set_level(spdlog::level::from_str(options.log_level));
   log->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");

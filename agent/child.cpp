@@ -136,7 +136,7 @@ std::unique_ptr<Child> StartDaemon(const Paths& paths, const std::vector<std::st
   lock.reset();
   std::vector<std::string> words = {DaemonProgram()};
   words.insert(words.end(), flags.begin(), flags.end());
-  const fs::path log = paths.state / "attuned.err";
+  const fs::path log = paths.Errors();
   std::unique_ptr<Child> daemon;
   try {
     daemon = std::make_unique<Child>(words, std::map<std::string, std::string>{}, log);

@@ -24,6 +24,8 @@ struct Paths {
   [[nodiscard]] std::filesystem::path Store() const { return state / "attune.db"; }
   [[nodiscard]] std::filesystem::path Checkpoint() const { return state / "network.pt"; }
   [[nodiscard]] std::filesystem::path Log() const { return state / "attuned.log"; }
+  // Standard error of a daemon that attune has started.
+  [[nodiscard]] std::filesystem::path Errors() const { return state / "attuned.err"; }
   [[nodiscard]] std::filesystem::path Lock() const { return state / "attuned.lock"; }
   // CURVE keys, where the daemon listens to other hosts (keys.h).
   [[nodiscard]] std::filesystem::path Keys() const { return state / "attuned.keys"; }

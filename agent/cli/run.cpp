@@ -418,10 +418,14 @@ int Run(const std::vector<std::string>& words) {
                          : "");
       if (report.is_open()) WriteReport(*summary, report);
     } else {
-      fmt::print(stderr,
-                 "attune run: {} never said hello to attuned{}; give it a probe (README.md, \"In "
-                 "your trainer\")\n",
-                 command[0], alone ? "" : " under the key that it was given (ATTUNE_JOB)");
+      fmt::print(
+          stderr,
+          "attune run: {} never said hello to attuned{}give it a probe (README.md, \"In your "
+          "trainer\")\n",
+          command[0],
+          alone ? "; "
+                : " under the key that it was given (ATTUNE_JOB); with a key of its own it is "
+                  "in attune jobs, else ");
     }
   } catch (const std::exception& error) {
     fmt::print(stderr, "attune run: no summary: {}\n", error.what());

@@ -98,6 +98,10 @@ TEST_CASE("attune run starts a daemon, tunes the job, and leaves its history") {
   REQUIRE(status == 0);
   CHECK_FALSE(Answers(work.Endpoint()));  // the private daemon went with the job
 
+  // What a private daemon has to say is in its log, which is rotated.
+  CHECK_THAT(ReadFile(work.State() / "attuned.log"), Contains("'demo-lm'"));
+  CHECK(ReadFile(work.State() / "attuned.err").empty());
+
   const json summary = json::parse(ReadFile(report));
   CHECK(summary["outcome"] == "finished");
   CHECK(summary["trials"].get<int>() >= 6);
@@ -200,6 +204,7 @@ TEST_CASE("attune run leaves a daemon that it began to jobs that have found it m
   std::ofstream(gate) << "go\n";
   CHECK(run.Wait() == 0);
   CHECK_THAT(run.Err(), Contains("attuned goes on, for other jobs have found it"));
+  CHECK_THAT(run.Err(), Contains("with a key of its own it is in attune jobs"));
   const auto answer = Ask(work.Endpoint(), StatusRequest{}, 10s);
   REQUIRE(answer);
   const auto& status = std::get<Status>(*answer);
