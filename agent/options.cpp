@@ -272,7 +272,11 @@ Options ParseOptions(const std::vector<std::string>& arguments,
     const auto file = configuration.value_or(DefaultConfiguration());
     std::ifstream stream(file);
     if (stream) {
-      Take(options, po::parse_config_file(stream, description), file.string());
+      try {
+        Take(options, po::parse_config_file(stream, description), file.string());
+      } catch (const po::error& error) {
+        throw OptionsError(fmt::format("{}: {}; see attuned --help", file.string(), error.what()));
+      }
     } else if (configuration) {
       throw OptionsError(fmt::format("cannot read {}; check --config", file.string()));
     }

@@ -75,6 +75,20 @@ void Copy(const fs::path& from, const fs::path& to) {
   source.CopyTo(target);
 }
 
+// Throws StoreError, by the file's own name, where SQLite finds it damaged.
+void RequireWhole(const fs::path& store) {
+  Database database = Open(store, SQLITE_OPEN_READONLY);
+  Cursor cursor = database.Select("PRAGMA quick_check(1)");
+  std::string line;
+  if (cursor.Step()) cursor.Read(line);
+  if (line != "ok") {
+    throw StoreError(
+        fmt::format("{} is damaged ({}); see attune check, and recover it with `sqlite3 {} "
+                    ".recover`",
+                    store.string(), line, store.string()));
+  }
+}
+
 // The columns of a table but the numbers that merging gives anew, `id`, `job` and `trial`: with
 // `format` around each, commas between.
 std::string Columns(Database& database, std::string_view table,
@@ -260,6 +274,7 @@ MergeReport Merge(const fs::path& into, const fs::path& from) {
   }
   const fs::path& source = copy ? copy->Path() : from;
   RequireStore(source);
+  RequireWhole(source);  // SQLite would name the store that it is merged into
   { const Store made(into, Store::Mode::kReadWrite); }
 
   Database database = Open(into, SQLITE_OPEN_READWRITE);
@@ -340,8 +355,15 @@ void Backup(const fs::path& store, const fs::path& file, bool replace) {
   if (fs::exists(file) && !replace) {
     throw StoreError(file.string() + " is there already: give another name, or --force");
   }
+  for (const std::string_view suffix : {"-wal", "-shm", "-journal"}) {
+    const std::string name = file.string();
+    if (name.ends_with(suffix) && fs::exists(name.substr(0, name.size() - suffix.size()), failed)) {
+      throw StoreError(name + " belongs to the store beside it: give another name");
+    }
+  }
   const TemporaryFile partial(file.string() + ".partial");
   Copy(store, partial.Path());
+  RequireWhole(partial.Path());  // before it takes the place of one that is
   // What a killed program left of the file's old content would be played back into the new one.
   for (const char* suffix : {"-wal", "-shm", "-journal"}) {
     fs::remove(file.string() + suffix, failed);

@@ -203,15 +203,20 @@ std::uint64_t Writer::Post(std::vector<Record> records) {
   return ticket;
 }
 
-bool Writer::Flush() {
+bool Writer::Flush(std::optional<std::chrono::milliseconds> most) {
   std::unique_lock lock(queue_->mutex);
   const std::uint64_t ticket = queue_->posted_ticket;
   const std::uint64_t failures = queue_->failures;
   queue_->hurry = true;
   queue_->wake.notify_one();
-  queue_->written.wait(lock, [this, ticket, failures] {
+  const auto over = [this, ticket, failures] {
     return queue_->committed_ticket >= ticket || queue_->failures != failures;
-  });
+  };
+  if (most) {
+    queue_->written.wait_for(lock, *most, over);
+  } else {
+    queue_->written.wait(lock, over);
+  }
   return queue_->committed_ticket >= ticket;
 }
 

@@ -6,10 +6,12 @@
 // log into the database beside it: a commit that did so would wait for the disk.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -60,7 +62,8 @@ class Writer {
   // Waits until everything posted so far is committed and `committed` has returned, then true;
   // false as soon as an attempt to write fails meanwhile (the records stay and are tried again).
   // Records waiting to be tried again are tried at once. Thread safe; not from the callbacks.
-  [[nodiscard]] bool Flush();
+  // `most`: false also when this has passed, while another program holds the store's lock, say.
+  [[nodiscard]] bool Flush(std::optional<std::chrono::milliseconds> most = std::nullopt);
 
  private:
   struct Queue;

@@ -92,6 +92,10 @@ int ListAnomalies(const std::vector<std::string>& words) {
   if (job != 0 || (!arguments.Has("where") && !arguments.Has("group-by"))) {
     const Store store = OpenHistory(arguments.paths);
     if (job == 0) job = store.LastJobId();
+    if (job == 0) {
+      fmt::print(stderr, "attune: there is no job yet\n");
+      return kNothing;
+    }
     if (!store.FindJob(job)) {
       fmt::print(stderr, "attune: there is no job {}; see attune jobs\n", job);
       return kNothing;

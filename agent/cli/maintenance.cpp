@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -95,6 +96,14 @@ int Backup(const std::vector<std::string>& words) {
   const Arguments arguments = Parse("backup", words);
   if (!arguments.Has("file")) throw UsageError("to which file?");
   const fs::path file = arguments.Get<std::string>("file");
+  // Where it is to be the store of another daemon that one must not run: it would go on in a file
+  // that has gone.
+  Paths place;
+  place.state = fs::absolute(file).parent_path();
+  std::optional<StateLock> lock;
+  if (file.filename() == place.Store().filename() && fs::exists(place.Lock())) {
+    lock.emplace(place.Lock());
+  }
   attune::Backup(arguments.paths.Store(), file, arguments.Has("force"));
   fmt::print("{}: {}\n", file.string(), Size(fs::file_size(file)));
   return kOk;

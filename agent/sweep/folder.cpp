@@ -31,16 +31,25 @@ constexpr std::array<std::string_view, 6> kEndings = {"finished", "failed",  "ha
 
 std::string ReadText(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw SweepError(fmt::format("cannot read {}", file.string()));
+  if (!stream || fs::is_directory(file)) {
+    throw SweepError(fmt::format("cannot read {}", file.string()));
+  }
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-json ReadJson(const fs::path& file) {
+// What `from` makes of the file's JSON. Throws SweepError, by the file's name, where it is none or
+// another than `from` expects.
+template <class From>
+auto ReadJson(const fs::path& file, const From& from) {
   try {
-    return json::parse(ReadText(file));
+    return from(json::parse(ReadText(file)));
   } catch (const json::exception& error) {
     throw SweepError(fmt::format("{} is damaged: {}", file.string(), error.what()));
   }
+}
+
+json ReadJson(const fs::path& file) {
+  return ReadJson(file, [](json object) { return object; });
 }
 
 // What a program prints, its first line; empty where it cannot.
@@ -226,22 +235,25 @@ fs::path Folder::Of(std::uint64_t run) const { return path_ / "runs" / std::to_s
 
 Spec Folder::ReadSpec() const {
   // Relative folders are those of the file where it was.
-  const json plan = ReadJson(path_ / "plan.json");
-  return ParseSpec(ReadText(path_ / "sweep.toml"), plan.at("file").get<std::string>());
+  const auto file = ReadJson(path_ / "plan.json",
+                             [](const json& plan) { return plan.at("file").get<std::string>(); });
+  return ParseSpec(ReadText(path_ / "sweep.toml"), file);
 }
 
 std::vector<Run> Folder::ReadRuns() const {
-  const json plan = ReadJson(path_ / "plan.json");
-  std::vector<Run> runs;
-  for (const json& run : plan.at("runs")) {
-    runs.push_back({run.at("run"), run.at("parameters"), run.at("policy"), run.at("seed"),
-                    run.at("command"), run.at("environment")});
-  }
-  return runs;
+  return ReadJson(path_ / "plan.json", [](const json& plan) {
+    std::vector<Run> runs;
+    for (const json& run : plan.at("runs")) {
+      runs.push_back({run.at("run"), run.at("parameters"), run.at("policy"), run.at("seed"),
+                      run.at("command"), run.at("environment")});
+    }
+    return runs;
+  });
 }
 
 json Folder::Provenance() const {
-  json provenance = ReadJson(path_ / "plan.json").at("provenance");
+  json provenance =
+      ReadJson(path_ / "plan.json", [](const json& plan) { return plan.at("provenance"); });
   for (const char* part : {"resumed", "joined"}) {
     const fs::path file = path_ / fmt::format("{}.json", part);
     if (fs::exists(file)) provenance[part] = ReadJson(file);
@@ -283,27 +295,29 @@ void Folder::WritePoints(std::uint64_t run, const std::vector<Point>& points) co
 std::optional<RunOutcome> Folder::ReadOutcome(std::uint64_t run) const {
   const fs::path file = Of(run) / "outcome.json";
   if (!fs::exists(file)) return std::nullopt;
-  const json object = ReadJson(file);
-  RunOutcome outcome;
-  outcome.id = run;
-  const auto ending = EndingFrom(object.at("ending").get<std::string>());
-  if (!ending) throw SweepError(file.string() + " has an unknown ending");
-  outcome.ending = *ending;
-  outcome.why = object.at("why");
-  outcome.status = object.at("status");
-  if (!object.at("last").is_null()) outcome.last = PointFrom(object.at("last"));
-  outcome.started = object.at("started");
-  outcome.seconds = object.at("seconds");
-  outcome.cpu_seconds = object.at("cpu_seconds");
-  outcome.memory = object.at("memory");
-  outcome.host = object.at("host");
-  if (object.contains("origin")) outcome.origin = object.at("origin");
-  if (!outcome.origin && object.value("joined", false)) {
-    throw SweepError(file.string() +
-                     " was joined by an attune that did not keep from where; join its report to a "
-                     "sweep of its own");
-  }
-  return outcome;
+  return ReadJson(file, [&](const json& object) {
+    RunOutcome outcome;
+    outcome.id = run;
+    const auto ending = EndingFrom(object.at("ending").get<std::string>());
+    if (!ending) throw SweepError(file.string() + " has an unknown ending");
+    outcome.ending = *ending;
+    outcome.why = object.at("why");
+    outcome.status = object.at("status");
+    if (!object.at("last").is_null()) outcome.last = PointFrom(object.at("last"));
+    outcome.started = object.at("started");
+    outcome.seconds = object.at("seconds");
+    outcome.cpu_seconds = object.at("cpu_seconds");
+    outcome.memory = object.at("memory");
+    outcome.host = object.at("host");
+    if (object.contains("origin")) outcome.origin = object.at("origin");
+    if (!outcome.origin && object.value("joined", false)) {
+      throw SweepError(
+          file.string() +
+          " was joined by an attune that did not keep from where; join its report to a "
+          "sweep of its own");
+    }
+    return outcome;
+  });
 }
 
 std::vector<Point> Folder::ReadPoints(std::uint64_t run) const {

@@ -52,7 +52,11 @@ TEST_CASE("a value out of range is refused with its name and the range") {
 
 TEST_CASE("an unknown flag or name in the file is refused by name") {
   CHECK_THROWS_WITH(ParseOptions({"--widows", "3"}, kEmpty), Contains("widows"));
-  CHECK_THROWS_WITH(ParseOptions({}, ConfigurationFile("widows = 3\n").Path()), Contains("widows"));
+  for (const char* wrong : {"widows = 3\n", "widows\n"}) {
+    const ConfigurationFile file(wrong);
+    CHECK_THROWS_WITH(ParseOptions({}, file.Path()),
+                      Contains("widows") && Contains(file.Path().string()));
+  }
   CHECK_THROWS_WITH(ParseOptions({}, "/nowhere/attuned.conf"), Contains("/nowhere/attuned.conf"));
 }
 

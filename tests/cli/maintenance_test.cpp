@@ -236,6 +236,12 @@ TEST_CASE("stores are merged, checked, copied and pruned by name") {
   std::ofstream(copy.string() + "-wal") << "what a killed program left";
   CHECK(work.Attune({"backup", copy.string(), "--force"}).status == 0);
   CHECK_FALSE(fs::exists(copy.string() + "-wal"));
+  {  // another daemon goes on in the file that it has
+    const StateLock held(other.Store().parent_path() / "attuned.lock");
+    const Result refused = work.Attune({"backup", other.Store().string(), "--force"});
+    CHECK(refused.status != 0);
+    CHECK_THAT(refused.err, Contains("is held by another attuned"));
+  }
   CHECK_THAT(work.Attune({"check"}).out, Contains("is whole"));
   sqlite::Database(copy, SQLITE_OPEN_READWRITE).Script("UPDATE jobs SET outcome = 9 WHERE id = 1");
   const Result broken = work.Attune({"check", copy.string(), "--format", "json"});

@@ -578,21 +578,48 @@ TEST_CASE("what the governor took back where nothing could be measured any more 
   CHECK(Check(path).empty());
 }
 
-TEST_CASE("a check finds damaged pages") {
-  const TemporaryDirectory folder;
-  const auto path = folder.Path() / "store.db";
+// A store with a job, some of whose pages are none.
+void MakeDamaged(const std::filesystem::path& path) {
   {
     Store store(path, Mode::kReadWrite);
     Add(store, SampleJob(1, "a"), 1, 100);
   }
-  {
-    std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
-    for (std::streamoff page = 4; page < 20; ++page) {
-      file.seekp(page * 8192);
-      file << "nothing that SQLite has written";
-    }
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  for (std::streamoff page = 4; page < 20; ++page) {
+    file.seekp(page * 8192);
+    file << "nothing that SQLite has written";
   }
-  CHECK_FALSE(Check(path).empty());
+}
+
+TEST_CASE("a check finds damaged pages") {
+  const TemporaryDirectory folder;
+  MakeDamaged(folder.Path() / "store.db");
+  CHECK_FALSE(Check(folder.Path() / "store.db").empty());
+}
+
+TEST_CASE("a damaged store takes no backup's place, and is not merged, by its own name") {
+  const TemporaryDirectory folder;
+  const auto path = folder.Path() / "store.db";
+  const auto good = folder.Path() / "good.db";
+  { const Store store(good, Mode::kReadWrite); }
+  MakeDamaged(path);
+  CHECK_THROWS_WITH(Backup(path, good, true), Contains("is damaged"));
+  CHECK_THROWS_WITH(Merge(good, path), Contains(path.string() + " is damaged"));
+  CHECK(Check(good).empty());
+  CHECK(Store(good, Mode::kReadOnly).LastJobId() == 0);
+  for (const auto& entry : std::filesystem::directory_iterator(folder.Path())) {
+    CHECK_THAT(entry.path().string(), !Contains("partial"));
+  }
+}
+
+TEST_CASE("a backup does not take the name of a file that belongs to a store") {
+  const TemporaryDirectory folder;
+  const auto path = folder.Path() / "store.db";
+  const Store store(path, Mode::kReadWrite);
+  for (const char* suffix : {"-wal", "-shm", "-journal"}) {
+    CHECK_THROWS_WITH(Backup(path, path.string() + suffix, true),
+                      Contains("belongs to the store beside it"));
+  }
 }
 
 }  // namespace

@@ -1049,6 +1049,22 @@ TEST_CASE("records that failed are kept, and written when the disk takes them ag
   CHECK(Ids(Store(path, Mode::kReadOnly).Trials(0, 9)) == IdList{3, 2, 1});
 }
 
+TEST_CASE("who waits for what is written waits no longer than he says, whoever holds the lock") {
+  const TemporaryDirectory folder;
+  const auto path = folder / "store.db";
+  Reports reports;
+  Writer writer(StoreWithJob(path), reports.Committed(), reports.Failed());
+  {
+    sqlite::Database other(path, SQLITE_OPEN_READWRITE);
+    other.Script("BEGIN IMMEDIATE");
+    writer.Post(SampleTrial(1, 1));
+    CHECK_FALSE(writer.Flush(std::chrono::milliseconds(1)));
+    CHECK(reports.Messages().empty());  // it still waits
+  }
+  CHECK(writer.Flush());
+  CHECK(Store(path, Mode::kReadOnly).LastTrialId() == 1);
+}
+
 TEST_CASE("a writer that ends while the disk is full reports it and does not hang") {
   const TemporaryDirectory folder;
   const auto path = folder / "store.db";
