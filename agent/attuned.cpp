@@ -6,6 +6,7 @@
 #include <spdlog/sinks/rotating_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -104,6 +105,7 @@ void HandleSignals(attune::Daemon& daemon) {
   // Of a terminal or a program behind a pipe that has gone: what it was told is in the log too.
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
+  sigaction(SIGXFSZ, &action, nullptr);  // a file as large as may be is told as a full disk is
 }
 
 // The network's products are small and OpenBLAS's idle threads spin; LibTorch's own setting does
@@ -112,6 +114,14 @@ void UseOneBlasThread() {
   if (void* set = dlsym(RTLD_DEFAULT, "openblas_set_num_threads"); set != nullptr) {
     reinterpret_cast<void (*)(int)>(set)(1);
   }
+}
+
+// Each trainer is a descriptor, and libzmq ends the program where there is none left.
+void AllowManyConnections() {
+  struct rlimit limit {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));
 }
 
 // Frames come in bursts. Memory that waited in a queue is kept for the next burst: handed back to
@@ -130,16 +140,16 @@ int main(int argc, char** argv) {
   const auto asks_for = [&](const char* flag) {
     return std::ranges::find(arguments, flag) != arguments.end();
   };
-  if (asks_for("--help")) {
-    fmt::print(fmt::runtime(kHelp), attune::DefaultConfiguration().string(),
-               attune::DescribeKnobs());
-    return 0;
-  }
-  if (asks_for("--version")) {
-    fmt::print("attuned {}\n", ATTUNE_VERSION);
-    return 0;
-  }
   try {
+    if (asks_for("--help")) {
+      fmt::print(fmt::runtime(kHelp), attune::DefaultConfiguration().string(),
+                 attune::DescribeKnobs());
+      return 0;
+    }
+    if (asks_for("--version")) {
+      fmt::print("attuned {}\n", ATTUNE_VERSION);
+      return 0;
+    }
     const CommandLine command_line = Split(arguments);
     const auto read_options = [&] {
       auto read = attune::ParseOptions(command_line.flags, command_line.configuration);
@@ -163,12 +173,13 @@ int main(int argc, char** argv) {
     }
     UseOneBlasThread();
     KeepFreedMemory();
+    AllowManyConnections();
     SetUpLog(options, paths);
     attune::Daemon daemon(options, paths, learner, read_options);
     HandleSignals(daemon);
-    daemon.Run();
+    const bool stored = daemon.Run();
     running = nullptr;
-    return 0;
+    return stored ? 0 : kFailure;
   } catch (const attune::OptionsError& error) {
     fmt::print(stderr, "attuned: {}\n", error.what());
     return kUsage;

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -35,6 +36,10 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr int kMessagesPerTurn = 1000;
 // Between looks at whether the store can be written again.
 constexpr std::chrono::seconds kRetryInterval{10};
+// For the store, while jobs wait: another program may hold its lock for longer.
+constexpr std::chrono::milliseconds kStoreTime{500};
+// Nobody starts a run anew so soon after its last word.
+constexpr std::chrono::seconds kMeanwhile{1};
 
 double UnixTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -69,7 +74,7 @@ class Daemon::Loop {
        const std::function<std::unique_ptr<Learner>(Writer&)>& learner,
        std::function<Options()> reload);
 
-  void Run();
+  bool Run();
   void Stop() {
     stop_ = true;
     doorbell_.Ring();
@@ -121,6 +126,8 @@ class Daemon::Loop {
         std::chrono::duration<double>(options_.silence));
   }
   [[nodiscard]] std::optional<Baseline> BaselineFor(const JobSpec& spec) const;
+  void SetStoreFault(const std::string& message);  // in the writer's thread
+  [[nodiscard]] std::string StoreFault();
   void Send(const std::string& peer, const Message& message) { lines_.Send(peer, Encode(message)); }
   void Refuse(const std::string& peer, ErrorCode code, const std::string& text);
 
@@ -133,6 +140,8 @@ class Daemon::Loop {
   std::atomic<bool> stop_{false};
   SteadyClock::time_point asked_ = SteadyClock::now();  // when a message last came
   std::atomic<bool> reload_asked_{false};
+  std::mutex store_fault_mutex_;
+  std::string store_fault_;  // why the last attempt to write the store failed, if it did
   Writer writer_;
   attune::Store store_;  // for reading
   Analyst analyst_;
@@ -186,9 +195,13 @@ Daemon::Loop::Loop(const Options& options, const Paths& paths,
           OpenForWriting(paths),
           [this](std::uint64_t ticket) {
             committed_ = ticket;
+            SetStoreFault("");
             doorbell_.Ring();
           },
-          [](const std::string& message) { spdlog::error("{}", message); }),
+          [this](const std::string& message) {
+            SetStoreFault(message);
+            spdlog::error("{}", message);
+          }),
       store_(paths.Store(), attune::Store::Mode::kReadOnly),
       analyst_(paths.Store(), writer_),
       chain_(options.policy),
@@ -198,7 +211,7 @@ Daemon::Loop::Loop(const Options& options, const Paths& paths,
   if (learner) learner_ = learner(writer_);
 }
 
-void Daemon::Loop::Run() {
+bool Daemon::Loop::Run() {
   spdlog::info("attuned {} listens at {}; store {}; policy {}", ATTUNE_VERSION, paths_.Endpoint(),
                paths_.Store().string(), chain_.Policy());
   if (!options_.listen.empty()) {
@@ -223,9 +236,24 @@ void Daemon::Loop::Run() {
   }
   // Nobody watches them any more; a Hello to the next daemon revives those that go on.
   for (auto& [key, live] : jobs_) Store(live, live.tracker.Lose(UnixTime(), "attuned stopped"));
-  if (!writer_.Flush()) spdlog::error("the store could not be written; see above");
+  const bool stored = writer_.Flush();
   SendDue();
-  spdlog::info("attuned stops");
+  if (stored) {
+    spdlog::info("attuned stops");
+  } else {
+    spdlog::error("attuned stops, and what is not in the store is lost: {}", StoreFault());
+  }
+  return stored;
+}
+
+void Daemon::Loop::SetStoreFault(const std::string& message) {
+  const std::lock_guard lock(store_fault_mutex_);
+  store_fault_ = message;
+}
+
+std::string Daemon::Loop::StoreFault() {
+  const std::lock_guard lock(store_fault_mutex_);
+  return store_fault_;
 }
 
 void Daemon::Loop::Receive() {
@@ -279,6 +307,12 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   if (const auto fault = FindFault(hello.setting, hello.job.topology)) {
     throw std::invalid_argument("hello: " + *fault);
   }
+  if (const auto marked = hello.scale_fixed.size();
+      marked != 0 && marked != hello.job.topology.Heads()) {
+    throw std::invalid_argument(
+        fmt::format("hello: scale_fixed has {} heads where the sites have {}; give each, or none",
+                    marked, hello.job.topology.Heads()));
+  }
   if (!hello.job.policy.empty() && !Chain::Knows(hello.job.policy)) {
     throw std::invalid_argument(
         fmt::format("hello: there is no policy '{}' (ATTUNE_POLICY); see: "
@@ -291,7 +325,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   std::vector<Trial> trials;  // that it has had, oldest first
   if (job == jobs_.end()) {
     if (unstored_.contains(key)) {
-      if (!writer_.Flush()) {
+      if (!writer_.Flush(kStoreTime)) {
         spdlog::warn("job '{}' is back, and its end is not in the store yet: it waits", key);
         return;  // the trainer says hello once more
       }
@@ -343,6 +377,12 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   }
   Live& live = job->second;
   Store(live, std::move(emission));
+  if (live.peer != peer && SteadyClock::now() - live.heard < kMeanwhile) {
+    spdlog::warn(
+        "job {} '{}' says hello from elsewhere, and was heard a moment ago: where two runs have "
+        "one key (ATTUNE_JOB), give each its own",
+        live.tracker.Id(), hello.job.name);
+  }
   key_of_peer_.erase(live.peer);
   live.peer = peer;
   live.heard = SteadyClock::now();
@@ -393,7 +433,7 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
     key_of_peer_.erase(known);
     jobs_.erase(found);
     // Its end is on disk before anybody says hello again, or learns from it (SendDue).
-    if (!writer_.Flush()) unstored_.insert(key);
+    if (!writer_.Flush(kStoreTime)) unstored_.insert(key);
   }
 }
 
@@ -476,6 +516,7 @@ void Daemon::Loop::Take(const std::string& peer, const StatusRequest& /*request*
   }
   status.external = questions_.Name();
   status.late_answers = late_answers_;
+  status.store_fault = StoreFault();
   Send(peer, status);
 }
 
@@ -577,7 +618,7 @@ void Daemon::Loop::LoseSilent() {
     }
     // Nothing of a lost job is kept in memory: if it comes back it says hello and goes on from what
     // the store has, which is why that must be on disk by then.
-    if (!on_disk && !writer_.Flush()) {
+    if (!on_disk && !writer_.Flush(kStoreTime)) {
       may_be_silent_ = now + kRetryInterval;
       return;
     }
@@ -588,7 +629,7 @@ void Daemon::Loop::LoseSilent() {
     key_of_peer_.erase(live.peer);
     job = jobs_.erase(job);
   }
-  if (on_disk) static_cast<void>(writer_.Flush());
+  if (on_disk) static_cast<void>(writer_.Flush(kStoreTime));
 }
 
 void Daemon::Loop::EndIdle() {
@@ -664,7 +705,7 @@ Daemon::Daemon(const Options& options, const Paths& paths,
                std::function<Options()> reload)
     : loop_(std::make_unique<Loop>(options, paths, learner, std::move(reload))) {}
 Daemon::~Daemon() = default;
-void Daemon::Run() { loop_->Run(); }
+bool Daemon::Run() { return loop_->Run(); }
 void Daemon::Stop() { loop_->Stop(); }
 void Daemon::Reload() { loop_->Reload(); }
 

@@ -26,8 +26,9 @@ class Daemon {
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
 
-  // Serves until Stop. Everything accepted by then is in the store when it returns.
-  void Run();
+  // Serves until Stop. Everything accepted by then is in the store when it returns true; false
+  // where the store could not be written, after the log says so.
+  bool Run();
 
   // Thread safe, and safe in a signal handler.
   void Stop();

@@ -244,6 +244,11 @@ po::options_description Describe() {
 
 void Take(Options& options, const po::parsed_options& parsed, std::string_view where) {
   for (const auto& option : parsed.options) {
+    // Of a variable that is not set: the default would be somebody else's history.
+    if (option.string_key.ends_with("directory") && option.value.front().empty()) {
+      throw OptionsError(fmt::format("{} is empty ({}); give a folder, or leave it out",
+                                     option.string_key, where));
+    }
     Set(options, FindKnob(option.string_key), option.value.front(), where);
   }
 }

@@ -207,6 +207,7 @@ Emission Tracker::Resume(const Hello& hello) {
 
   // A run that goes on may want another.
   record_.spec.policy = chosen_.empty() ? hello.job.policy : chosen_;
+  scale_fixed_ = hello.scale_fixed;
   step_ = measured_until_ = hello.step;
   unmeasured_ = 0;
   Emission emission;
@@ -438,11 +439,15 @@ ActionMask Tracker::OpenChoices() const {
   if (governor_.SmallSteps()) {
     for (auto& open : mask.scale) open.front() = open.back() = 0;
   }
+  const auto close = [](auto& open) {
+    open = {};
+    open[kKeepScale] = 1;
+  };
+  for (std::size_t head = 0; head < scale_fixed_.size(); ++head) {
+    if (scale_fixed_[head] != 0) close(mask.scale[head]);
+  }
   if (options_.change == "heads") {
-    for (auto& open : mask.scale) {
-      open = {};
-      open[kKeepScale] = 1;
-    }
+    std::ranges::for_each(mask.scale, close);
   } else if (options_.change == "scales") {
     for (auto& open : mask.count) {
       open = {};

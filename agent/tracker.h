@@ -126,7 +126,8 @@ class Tracker {
 
   Options options_;
   JobRecord record_;
-  std::string chosen_;  // the policy, by a person; empty: as the trainer says
+  std::string chosen_;                     // the policy, by a person; empty: as the trainer says
+  std::vector<std::uint8_t> scale_fixed_;  // [heads] or empty, as the trainer says
   std::vector<std::uint32_t> site_offsets_;
   Setting setting_;  // in force at the trainer, as far as it said
   std::mt19937_64 random_;

@@ -55,6 +55,9 @@ ProbeOptions Reporting(const AttachOptions& options) {
   ProbeOptions reporting;
   reporting.step = options.steps;
   if (mode == "off") return reporting;
+  if (!mode.empty() && mode != "on" && mode != "offline") {
+    throw std::invalid_argument("ATTUNE_MODE is '" + mode + "'; use on, off or offline");
+  }
   if (mode == "offline") {
     const std::string directory = FromEnvironment("ATTUNE_DIR");
     reporting.directory = directory.empty() ? "attune" : directory;

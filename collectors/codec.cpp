@@ -66,6 +66,7 @@ void Fields(Archive& a, In<Archive, Hello>& m) {
   a.Text("policy", m.job.policy, kMaxNameBytes);
   a.LaterText("optimizer", m.job.optimizer, kMaxNameBytes);
   a.LaterFlag("fresh", m.job.fresh, m.step == 0);
+  a.LaterMask("scale_fixed", m.scale_fixed, kMaxHeads);
 }
 
 template <class Archive>
@@ -155,6 +156,7 @@ void Fields(Archive& a, In<Archive, Status>& m) {
   a.List("jobs", m.jobs, kMaxLiveJobs);
   a.Line("external", m.external);
   a.Integer("late_answers", m.late_answers);
+  a.LaterLine("store_fault", m.store_fault);
 }
 
 template <class Archive>
@@ -271,9 +273,14 @@ class Writer {
     Text(name, value, limit);
   }
   void LaterFlag(std::string_view name, bool value, bool /*missing*/) { Flag(name, value); }
+  void LaterMask(std::string_view name, const std::vector<std::uint8_t>& values,
+                 std::size_t limit) {
+    Mask(name, values, limit);
+  }
   void Line(std::string_view /*name*/, const std::string& value) {
     PackText(Cut(value, kMaxTextBytes));
   }
+  void LaterLine(std::string_view name, const std::string& value) { Line(name, value); }
   void Floats(std::string_view name, const std::vector<float>& values, std::size_t limit) {
     CheckLength(name, values.size(), limit, "floats");
     PackBin(values.data(), values.size() * sizeof(float));
@@ -478,7 +485,15 @@ class Reader {
       Flag(name, out);
     }
   }
+  void LaterMask(std::string_view name, std::vector<std::uint8_t>& out, std::size_t limit) {
+    if (next_ == values_.size()) {
+      out.clear();
+    } else {
+      Mask(name, out, limit);
+    }
+  }
   void Line(std::string_view name, std::string& out) { Text(name, out, kMaxTextBytes); }
+  void LaterLine(std::string_view name, std::string& out) { LaterText(name, out, kMaxTextBytes); }
   void Floats(std::string_view name, std::vector<float>& out, std::size_t limit) {
     const std::span<const char> bytes = Binary(name);
     if (bytes.size() % sizeof(float) != 0) {

@@ -24,6 +24,9 @@ struct Hello {
   Setting setting;           // in force at the trainer
   std::uint64_t step = 0;    // at which it stands
   std::uint64_t action = 0;  // id of the last action applied, 0 before any
+  // [heads], or empty for none: 1 where policies leave the scale alone, because no weight of the
+  // model could take it up when it is baked.
+  std::vector<std::uint8_t> scale_fixed = {};
 };
 
 // Daemon → trainer, the answer to Hello.
@@ -106,6 +109,7 @@ struct Status {
   std::vector<LiveJob> jobs;
   std::string external;            // the policy server that is asked; empty: none
   std::uint64_t late_answers = 0;  // of policy servers, to questions that were no longer open
+  std::string store_fault = {};    // why the store cannot be written now; empty: it can
 };
 
 // Command line → daemon: change a live job by hand. Answered by Reply.

@@ -36,6 +36,8 @@ constexpr Seconds kHeartbeatAtFirst{5.0};
 constexpr double kMaxHeartbeatSeconds = 3600;
 // Heartbeats of silence after which the daemon counts as gone.
 constexpr int kLiveness = 4;
+// A daemon that has said nothing for so long after the start is told to the user, once.
+constexpr Seconds kPatience{5.0};
 // Messages taken in by one Poll, so that a flood cannot hold the trainer.
 constexpr int kMessagesPerPoll = 64;
 // Answers kept while they cannot be sent; the oldest go first.
@@ -221,6 +223,10 @@ struct Probe::Line {
 
   // Says what is due: Hello, answers that wait, a heartbeat. Observations go behind them.
   void Speak(Clock::time_point now) {
+    if (!heard && !missed && now - began >= kPatience) {
+      missed = true;
+      Complain("no daemon answers at " + endpoint + "; training goes on untuned");
+    }
     const bool silent = introduced && now - last_heard >= kLiveness * heartbeat;
     if (!introduced || silent || hello_old) Introduce(now);
     if (!introduced || hello_old) return;
@@ -269,6 +275,7 @@ struct Probe::Line {
 
   void Take(Message message) {
     last_heard = Clock::now();
+    heard = true;
     if (auto* welcome = std::get_if<Welcome>(&message)) {
       if (welcome->measure_every == 0 || !(welcome->heartbeat_seconds > 0) ||
           welcome->heartbeat_seconds > kMaxHeartbeatSeconds) {
@@ -389,6 +396,9 @@ struct Probe::Line {
   zmq::context_t context{1};
   zmq::socket_t socket{context, zmq::socket_type::dealer};
 
+  Clock::time_point began = Clock::now();
+  bool heard = false;   // anything, ever
+  bool missed = false;  // and the user was told so
   bool closed = false;
   bool welcomed = false;                          // the daemon has said Welcome once
   std::optional<Clock::time_point> opening_ends;  // the wait before the first step

@@ -148,6 +148,9 @@ std::optional<std::string> FindFault(const Observation& observation, const Topol
   if (auto fault = FindSizeFault("profile", observation.profile.size(), heads, kProfileBins)) {
     return fault;
   }
+  if (observation.step > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+    return "step " + std::to_string(observation.step) + " is none; use at most 2^63 - 1";
+  }
   if (!std::isfinite(observation.compute_seconds) || observation.compute_seconds < 0) {
     return "compute_seconds" + NumberFault(observation.compute_seconds, "at least 0");
   }

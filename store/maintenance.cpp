@@ -75,18 +75,20 @@ void Copy(const fs::path& from, const fs::path& to) {
   source.CopyTo(target);
 }
 
-// Throws StoreError, by the file's own name, where SQLite finds it damaged.
-void RequireWhole(const fs::path& store) {
-  Database database = Open(store, SQLITE_OPEN_READONLY);
-  Cursor cursor = database.Select("PRAGMA quick_check(1)");
-  std::string line;
-  if (cursor.Step()) cursor.Read(line);
-  if (line != "ok") {
-    throw StoreError(
-        fmt::format("{} is damaged ({}); see attune check, and recover it with `sqlite3 {} "
-                    ".recover`",
-                    store.string(), line, store.string()));
+// Throws StoreError where SQLite finds the copy of a store, or itself, damaged.
+void RequireWhole(const fs::path& copy, const fs::path& store) {
+  std::string found = "it cannot be read through";
+  try {
+    Database database = Open(copy, SQLITE_OPEN_READONLY);
+    Cursor cursor = database.Select("PRAGMA quick_check(1)");
+    if (cursor.Step()) cursor.Read(found);
+  } catch (const StoreError&) {  // it would name the copy
   }
+  if (found == "ok") return;
+  throw StoreError(
+      fmt::format("{} is damaged ({}): put a backup in its place, without the -wal and -shm beside "
+                  "it, or recover it with `sqlite3 {} .recover`",
+                  store.string(), found, store.string()));
 }
 
 // The columns of a table but the numbers that merging gives anew, `id`, `job` and `trial`: with
@@ -274,7 +276,7 @@ MergeReport Merge(const fs::path& into, const fs::path& from) {
   }
   const fs::path& source = copy ? copy->Path() : from;
   RequireStore(source);
-  RequireWhole(source);  // SQLite would name the store that it is merged into
+  RequireWhole(source, from);  // SQLite would name the store that it is merged into
   { const Store made(into, Store::Mode::kReadWrite); }
 
   Database database = Open(into, SQLITE_OPEN_READWRITE);
@@ -363,7 +365,7 @@ void Backup(const fs::path& store, const fs::path& file, bool replace) {
   }
   const TemporaryFile partial(file.string() + ".partial");
   Copy(store, partial.Path());
-  RequireWhole(partial.Path());  // before it takes the place of one that is
+  RequireWhole(partial.Path(), store);  // before it takes the place of one that is
   // What a killed program left of the file's old content would be played back into the new one.
   for (const char* suffix : {"-wal", "-shm", "-journal"}) {
     fs::remove(file.string() + suffix, failed);

@@ -507,6 +507,7 @@ Page History::Sql(std::string_view text) {
     if ((code & 0xff) == SQLITE_AUTH) {
       throw FilterError("this only reads: give one SELECT");
     }
+    if ((code & 0xff) == SQLITE_CORRUPT) connection_->database.Check(code);
     throw FilterError(offset >= 0 ? fmt::format("column {}: {}", offset + 1, sqlite3_errmsg(handle))
                                   : sqlite3_errmsg(handle));
   }

@@ -19,7 +19,8 @@ Answer AskDaemon(const Paths& paths, const Message& question) {
   const auto answer = Ask(paths.Endpoint(), question, 5s);
   if (!answer) {
     throw std::runtime_error(
-        fmt::format("no attuned answers at {}; start attuned, or give its --state-directory",
+        fmt::format("no attuned answers at {}; start attuned, or give its "
+                    "--state-directory or --runtime-directory",
                     paths.Endpoint()));
   }
   if (const auto* error = std::get_if<Error>(&*answer)) throw std::runtime_error(error->text);
@@ -68,6 +69,7 @@ int ShowStatus(const std::vector<std::string>& words) {
         {"errors", status.errors},
         {"external", status.external},
         {"late_answers", status.late_answers},
+        {"store_fault", status.store_fault},
         {"jobs", nlohmann::json::parse(table.Render(Format::kJson))},
     };
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -82,6 +84,10 @@ int ShowStatus(const std::vector<std::string>& words) {
       fmt::print("policy server {}, {} late answers\n\n",
                  status.external.empty() ? "none" : Printable(status.external),
                  status.late_answers);
+    }
+    if (!status.store_fault.empty()) {
+      fmt::print("nothing is stored now; it is kept in memory: {}\n\n",
+                 Printable(status.store_fault));
     }
     if (table.Empty()) {
       fmt::print("no job is running\n");

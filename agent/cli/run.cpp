@@ -371,7 +371,7 @@ int Run(const std::vector<std::string>& words) {
       // Another one may have come first, and not be ready yet.
       constexpr int kLooks = 20;
       for (int look = 0; !AskStatus(arguments.paths); ++look) {
-        if (look == kLooks) throw;
+        if (look == kLooks || interrupted != 0) throw;
         Pause(100ms);
       }
       WarnOfUnusedFlags(arguments);
@@ -398,9 +398,15 @@ int Run(const std::vector<std::string>& words) {
   Follow(arguments.paths, alone ? "" : key, *trainer);
   const int status = trainer->Wait();
   foreground = 0;
+  if (daemon && daemon->Ended()) {
+    fmt::print(stderr,
+               "attune run: attuned has ended before the command, which went on untuned; see {}\n",
+               arguments.paths.Log().string());
+  }
   signals.reset();
 
   // From here on the exit status is settled: a summary that fails is said so and nothing else.
+  bool reported = false;
   try {
     AwaitEnd(OpenHistory(arguments.paths), key);
     if (daemon && (ServesOthers(arguments.paths, key) || lock.HeldByOthers())) {
@@ -417,6 +423,7 @@ int Run(const std::vector<std::string>& words) {
                          ? fmt::format(" --state-directory {}", arguments.paths.state.string())
                          : "");
       if (report.is_open()) WriteReport(*summary, report);
+      reported = true;
     } else {
       fmt::print(
           stderr,
@@ -429,6 +436,11 @@ int Run(const std::vector<std::string>& words) {
     }
   } catch (const std::exception& error) {
     fmt::print(stderr, "attune run: no summary: {}\n", error.what());
+  }
+  if (!reported && report.is_open()) {  // an empty one would be taken for JSON
+    const fs::path file = arguments.Get<std::string>("report");
+    std::error_code unknown;
+    if (fs::is_regular_file(file, unknown)) fs::remove(file, unknown);
   }
   return status;
 }

@@ -348,6 +348,14 @@ TEST_CASE("what cannot be used is answered with an error and harms nobody") {
     CHECK(error.code == ErrorCode::kUnusable);
     CHECK_THAT(error.text, Contains("loss"));
   }
+  SECTION("scales of other heads than it has") {
+    Hello hello = test::SmallJob("bad");
+    hello.scale_fixed = {1, 0};
+    bad.Say(hello);
+    const auto error = bad.Hear<Error>();
+    CHECK(error.code == ErrorCode::kUnusable);
+    CHECK_THAT(error.text, Contains("scale_fixed has 2 heads where the sites have 8"));
+  }
   SECTION("a job without sites") {
     Hello hello = test::SmallJob("bad");
     hello.job.topology.sites.clear();

@@ -60,6 +60,13 @@ TEST_CASE("an unknown flag or name in the file is refused by name") {
   CHECK_THROWS_WITH(ParseOptions({}, "/nowhere/attuned.conf"), Contains("/nowhere/attuned.conf"));
 }
 
+TEST_CASE("an empty folder is no default") {
+  CHECK_THROWS_WITH(ParseOptions({"--state-directory", ""}, kEmpty),
+                    Contains("state-directory is empty (command line)"));
+  CHECK_THROWS_WITH(ParseOptions({}, ConfigurationFile("runtime-directory =\n").Path()),
+                    Contains("runtime-directory is empty"));
+}
+
 TEST_CASE("every default lies in its own range and every knob is described") {
   const std::string text = DescribeKnobs();
   for (const Knob& knob : Knobs()) {

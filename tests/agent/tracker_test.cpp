@@ -406,6 +406,33 @@ Options External() {
   return options;
 }
 
+TEST_CASE(
+    "no policy scales heads whose scale no weight could take up, and the trainer may mend it") {
+  Options options = TenWindows();
+  options.policy = "random";
+  Hello hello = test::SmallJob();
+  hello.scale_fixed = {1, 1, 1, 1, 0, 0, 0, 0};
+  Bench bench(options, hello);
+  static_cast<void>(bench.tracker.Resume(hello));
+  for (std::uint64_t step = 1; step <= kFirstEnd; ++step) bench.Step(step, 5.0);
+  const auto fixed = bench.Of<Trial>();
+  REQUIRE_FALSE(fixed.empty());
+  const std::array<std::uint8_t, kScaleChoices> kept = {0, 0, 1, 0, 0};
+  for (const Trial& trial : fixed) {
+    for (std::size_t head = 0; head < 8; ++head) {
+      INFO(trial.id << ", head " << head);
+      CHECK((trial.mask.scale[head] == kept) == (head < 4));  // no action was applied: all active
+    }
+    CHECK(std::ranges::all_of(std::span(trial.setting.scale).first(4),
+                              [](float s) { return s == 1; }));
+  }
+  hello.scale_fixed.clear();
+  hello.step = kFirstEnd;
+  static_cast<void>(bench.tracker.Resume(hello));
+  for (std::uint64_t step = kFirstEnd + 1; step <= 30; ++step) bench.Step(step, 5.0);
+  CHECK(bench.Of<Trial>().back().mask.scale[0] != kept);
+}
+
 // A job whose first window has closed and whose policy server was asked about it.
 struct Asked : Bench {
   Asked() : Bench(External()) {

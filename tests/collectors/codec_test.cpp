@@ -141,7 +141,7 @@ Question GoldenQuestion() {
 // One message of every type, by the name of its golden file.
 std::map<std::string, Message> GoldenMessages() {
   return {
-      {"hello", Hello{GoldenJob(), GoldenSetting(), 4000, 11}},
+      {"hello", Hello{GoldenJob(), GoldenSetting(), 4000, 11, {0, 1, 1}}},
       {"welcome", Welcome{5, 8, 2.5}},
       {"observation", GoldenObservation()},
       {"action_request", ActionRequest{12, 4500, GoldenSetting()}},
@@ -160,7 +160,8 @@ std::map<std::string, Message> GoldenMessages() {
                         {{5, "run-7", "tiny translator", 4104, 0.205, 2.75, -0.125, 2, 3, 6, 7, 3,
                           "decoder.0.self: scale of head 0 x1.15", "network"}},
                         "bandit",
-                        4}},
+                        4,
+                        "disk is full"}},
       {"adjust", Adjust{5, "decoder.0.self", 1, 1.5F, std::nullopt, std::nullopt}},
       {"use_policy", UsePolicy{"kmeans", 5}},
       {"reply", Reply{true, "policy is kmeans now"}},
@@ -206,6 +207,7 @@ TEST_CASE("golden bytes decode to the message that was encoded") {
   CHECK(hello.setting == GoldenSetting());
   CHECK(hello.step == 4000);
   CHECK(hello.action == 11);
+  CHECK(hello.scale_fixed == std::vector<std::uint8_t>{0, 1, 1});
 
   const auto observation = std::get<Observation>(DecodeText(GoldenBytes("observation")));
   CHECK(observation.step == 4096);
@@ -253,7 +255,7 @@ TEST_CASE("golden bytes decode to the message that was encoded") {
 
 TEST_CASE("a Hello from before it had an optimiser is read, and says none") {
   std::string frame = GoldenBytes("hello");
-  frame.resize(frame.size() - 7);         // a5 "AdamW", and true
+  frame.resize(frame.size() - 12);        // a5 "AdamW", true, and c4 03 with three heads
   frame.at(2) = static_cast<char>(0x10);  // an array of 16
   const auto hello = std::get<Hello>(DecodeText(frame));
   JobSpec job = GoldenJob();
@@ -267,7 +269,7 @@ TEST_CASE("a Hello from before it had an optimiser is read, and says none") {
 
 TEST_CASE("a Hello from before it could say that weights are fresh says so by its step") {
   std::string frame = GoldenBytes("hello");
-  frame.resize(frame.size() - 1);         // true
+  frame.resize(frame.size() - 6);         // true, and c4 03 with three heads
   frame.at(2) = static_cast<char>(0x11);  // an array of 17
   const auto hello = std::get<Hello>(DecodeText(frame));
   CHECK(hello.job.optimizer == "AdamW");
@@ -275,9 +277,21 @@ TEST_CASE("a Hello from before it could say that weights are fresh says so by it
   Hello first = std::get<Hello>(DecodeText(GoldenBytes("hello")));
   first.step = 0;
   frame = Encode(first);
-  frame.resize(frame.size() - 1);
+  frame.resize(frame.size() - 6);
   frame.at(2) = static_cast<char>(0x11);
   CHECK(std::get<Hello>(DecodeText(frame)).job.fresh);
+}
+
+TEST_CASE("a Hello from before it could fix scales fixes none") {
+  std::string frame = GoldenBytes("hello");
+  frame.resize(frame.size() - 5);
+  frame.at(2) = static_cast<char>(0x12);  // an array of 18
+  const auto hello = std::get<Hello>(DecodeText(frame));
+  CHECK(hello.job == GoldenJob());
+  CHECK(hello.scale_fixed.empty());
+  Message memory = DecodeText(GoldenBytes("hello"));
+  Decode(std::as_bytes(std::span(frame)), memory);
+  CHECK(std::get<Hello>(memory).scale_fixed.empty());
 }
 
 TEST_CASE("a UsePolicy from before it could name a job is about all of them") {

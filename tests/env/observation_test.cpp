@@ -42,6 +42,11 @@ TEST_CASE("a fault names the field, the head and its site") {
                  "profile: bin 3 of head 1"));
 }
 
+TEST_CASE("a step that the history could not hold is none") {
+  CHECK(FaultAfter([](Observation& o) { o.step = (1ULL << 63U) - 1; }).empty());
+  CHECK(Contains(FaultAfter([](Observation& o) { o.step = 1ULL << 63U; }), "at most 2^63 - 1"));
+}
+
 TEST_CASE("no metric may be NaN or infinite") {
   for (std::size_t m = 0; m < kMetrics; ++m) {
     for (const float value : {kNan, kInfinity, -kInfinity}) {

@@ -192,6 +192,29 @@ TEST_CASE("attune run leaves a daemon that it began to another whose trainer is 
   CHECK(Eventually([&] { return !Answers(work.Endpoint()); }));
 }
 
+TEST_CASE(
+    "attune run says that its daemon has ended under the command, and leaves no empty report") {
+  const Workplace work;
+  const std::string gate = (work.Path() / "gate").string();
+  REQUIRE(mkfifo(gate.c_str(), 0600) == 0);
+  const auto report = work.Path() / "job.json";
+  std::ofstream(report) << "of another run";
+  Process run(work.Path(),
+              work.Attune({"run", "--state-directory", work.State().string(), "--report",
+                           report.string(), "--", "sh", "-c", "read line < \"$0\"", gate}));
+  std::optional<Message> answer;
+  REQUIRE(Eventually([&] {
+    answer = Ask(work.Endpoint(), StatusRequest{}, 200ms);
+    return answer.has_value();
+  }));
+  kill(static_cast<pid_t>(std::get<Status>(*answer).pid), SIGKILL);
+  REQUIRE(Eventually([&] { return !Answers(work.Endpoint()); }));
+  std::ofstream(gate) << "go\n";
+  CHECK(run.Wait() == 0);
+  CHECK_THAT(run.Err(), Contains("attuned has ended before the command, which went on untuned"));
+  CHECK_FALSE(std::filesystem::exists(report));
+}
+
 TEST_CASE("attune run leaves a daemon that it began to jobs that have found it meanwhile") {
   const Workplace work;
   const std::string gate = (work.Path() / "gate").string();

@@ -64,6 +64,7 @@ JOB = JobSpec(
     policy="kmeans",
     optimizer="AdamW",
     fresh=True,
+    scale_fixed=b"\0\1\1",
 )
 SETTING = Setting(floats([1.0, 1.5, 0.25]), floats([1.0, 0.5, 2.0]), b"\x01\x00\x01")
 OBSERVATION = Observation(
@@ -115,6 +116,7 @@ MESSAGES = {
         ),
         "bandit",
         4,
+        "disk is full",
     ),
     "adjust": Adjust(5, "decoder.0.self", 1, 1.5, None, None),
     "use_policy": UsePolicy("kmeans", 5),
@@ -175,9 +177,9 @@ def test_golden_bytes_decode_to_the_message_that_was_encoded(name):
 
 def test_a_hello_from_before_it_had_an_optimiser_is_read_and_says_none():
     frame = golden("hello")
-    frame = frame[:2] + b"\x10" + frame[3 : -len("AdamW") - 2]
+    frame = frame[:2] + b"\x10" + frame[3 : -len("AdamW") - 7]
     hello = decode(frame)
-    assert hello.job == replace(JOB, optimizer="", fresh=False)
+    assert hello.job == replace(JOB, optimizer="", fresh=False, scale_fixed=b"")
 
 
 @pytest.mark.parametrize("name", sorted(MESSAGES))

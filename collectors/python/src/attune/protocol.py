@@ -186,7 +186,8 @@ class Status:
     """Daemon → command line: what goes on.
 
     `external` is the policy server that is asked, empty where none can be; `late_answers` were
-    said to questions that were no longer open.
+    said to questions that were no longer open; `store_fault` is why the store cannot be written
+    now, empty where it can.
     """
 
     version: str
@@ -199,6 +200,7 @@ class Status:
     jobs: tuple[LiveJob, ...] = field(default=())
     external: str = ""
     late_answers: int = 0
+    store_fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -386,6 +388,7 @@ _FIELDS: tuple[wire.Record[Any], ...] = (
             Field("policy", _NAME, "job.policy"),
             Field("optimizer", _NAME, "job.optimizer", later=True),
             Field("fresh", wire.Flag(), "job.fresh", later=True),
+            Field("scale_fixed", wire.Mask(MAX_HEADS), "job.scale_fixed", later=True),
         ),
         {"job": JobSpec, "job.budget": Budget, "setting": Setting},
     ),
@@ -455,6 +458,7 @@ _FIELDS: tuple[wire.Record[Any], ...] = (
             Field("jobs", wire.List(_LIVE_JOB, MAX_LIVE_JOBS)),
             Field("external", wire.Line()),
             Field("late_answers", wire.U64),
+            Field("store_fault", wire.Line(), later=True),
         ),
     ),
     wire.Record(

@@ -138,6 +138,8 @@ class JobSpec:
         policy: Who is to decide; empty: as the daemon is set.
         optimizer: As its library calls it, such as AdamW or SGD; empty when unknown.
         fresh: Nobody has trained the weights; false of a run that goes on.
+        scale_fixed: A byte a head, or empty for none: 1 where policies leave the scale alone,
+            because no weight of the model could take it up when it is baked.
     """
 
     key: str
@@ -149,6 +151,7 @@ class JobSpec:
     policy: str = ""
     optimizer: str = ""
     fresh: bool = False
+    scale_fixed: bytes = b""
 
     @property
     def heads(self) -> int:
@@ -284,7 +287,10 @@ def job_fault(job: JobSpec) -> str | None:
         )
     if not 0 <= job.seed < 2**64:
         return f"seed: it is {job.seed}; use 0 to 2**64 - 1"
-    return sites_fault(job.sites)
+    fault = sites_fault(job.sites)
+    if not fault and job.scale_fixed and len(job.scale_fixed) != job.heads:
+        return f"scale_fixed: there are {len(job.scale_fixed)} heads; give {job.heads}, or none"
+    return fault
 
 
 def setting_fault(setting: Setting, sites: Sequence[Site]) -> str | None:
