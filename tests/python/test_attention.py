@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from attune import attention, measure
+from attune.adapters import NotReadyError
+from attune.adapters.own import OwnAttention
 from attune.attention import Shared, Tuning, take_numbers
 from attune.tuned import device_of
 from attune.values import METRICS, floats
@@ -219,6 +221,52 @@ def test_multihead_attention_takes_all_its_arguments_bit_for_bit(options, need_w
     for (output, weights), (expected, expected_weights) in zip(after, before):
         assert torch.equal(output, expected)
         assert weights is None or torch.equal(weights, expected_weights)
+
+
+LATER = torch.triu(torch.ones(20, 20, dtype=torch.bool), 1)
+NO_PADDING = torch.zeros(3, 20, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"is_causal": True}, RuntimeError, "Need attn_mask if specifying the is_causal hint"),
+        ({"attn_mask": LATER.int()}, AssertionError, "types .*attn_mask"),
+        ({"attn_mask": LATER[:1]}, RuntimeError, r"attn_mask is torch.Size\(\[1, 20\]\)"),
+        ({"attn_mask": LATER[0]}, AssertionError, "expected `attn_mask` to be"),
+        ({"attn_mask": LATER.expand(2, -1, -1)}, RuntimeError, "attn_mask is torch.Size"),
+        ({"key_padding_mask": NO_PADDING.int()}, AssertionError, "types of key_padding_mask"),
+        ({"key_padding_mask": NO_PADDING.T}, (AssertionError, RuntimeError), "key_pad.*_mask"),
+    ],
+    ids=["hint", "integers", "one-row", "one-axis", "two-heads", "integer-padding", "turned"],
+)
+@pytest.mark.parametrize("tuned", [False, True])
+def test_multihead_attention_refuses_what_pytorch_refuses(arguments, error, words, tuned):
+    if "is_causal" in arguments and not tuned and not hasattr(torch, "func"):
+        pytest.skip("PyTorch from before 2.0 knows no hint")
+    module = nn.MultiheadAttention(32, 4, batch_first=True)
+    if tuned:
+        attached(module)
+    x = batch()
+    with pytest.raises(error, match=words):
+        module(x, x, x, **arguments)
+
+
+@pytest.mark.skipif(not hasattr(torch, "func"), reason="PyTorch from before 2.0 knows no hint")
+def test_a_hint_is_measured_as_the_mask_that_it_stands_for():
+    numbers = []
+    for hint in (False, True):
+        torch.manual_seed(0)
+        module = nn.MultiheadAttention(32, 4, batch_first=True)
+        handle = attached(module)
+        (place,) = handle._tuned.places
+        place.tuning.measure_next(torch.full((18,), 0.5))
+        x = batch()
+        options = {"attn_mask": LATER, "is_causal": hint, "need_weights": False}
+        module(x, x, x, **options)[0].square().mean().backward()
+        numbers.append(handle._tuned.take_numbers(1.0))
+    assert (numbers[0] != 0).any()
+    torch.testing.assert_close(*numbers)
 
 
 def test_masks_of_each_head_go_with_their_heads():
@@ -511,6 +559,44 @@ def test_a_copied_model_is_tuned_by_its_own_buffers():
     assert not torch.equal(model(x), twin(x))
     handle.remove()
     assert torch.equal(model(x), twin(x))
+
+
+class Refusing(OwnAttention):
+    def __init__(self, error):
+        self._error = error
+
+    def bake(self, module, setting):
+        assert all(tensor.is_meta for tensor in module.parameters())
+        if any(scale != 1 for scale in setting.scale):
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "fixed"),
+    [
+        (ValueError("its queries are normalised"), b"\1" * 4),
+        (NotReadyError("merge its adapters first"), b""),
+        (RuntimeError("it has no meta tensors"), b""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_scales_are_fixed_where_the_architecture_could_not_take_them_up(error, fixed):
+    handle = attached(OwnModel(), adapters=[Refusing(error)])
+    assert handle.job.scale_fixed == fixed
+
+
+def test_a_model_with_a_layer_that_has_no_weights_yet_is_attached():
+    model = nn.Sequential(OwnModel(), nn.LazyLinear(4))
+    assert attached(model).job.scale_fixed == b""
+
+
+def test_a_model_that_could_not_be_baked_at_all_is_told_at_once():
+    class Closed(OwnAttention):
+        def bake(self, module, setting):
+            raise ValueError("it normalises what its heads give")
+
+    with pytest.warns(UserWarning, match="'attention' is tuned and cannot be baked: .* normalises"):
+        attached(OwnModel(), adapters=[Closed()])
 
 
 def test_a_copy_of_a_tuned_model_is_nobodys_and_is_not_tuned_anew():

@@ -170,6 +170,24 @@ def test_an_endpoint_that_zeromq_cannot_use_is_refused_by_name():
         Server("tcp://127.0.0.1:5555", keys="one key")
 
 
+def test_a_daemon_that_does_not_answer_is_waited_for_and_that_is_logged_once(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("attune.external._PATIENCE_SECONDS", 0.05)
+    waits = []
+
+    def receive(server, timeout=None):
+        waits.append(timeout)
+        if len(waits) > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "receive", receive)
+    with pytest.raises(KeyboardInterrupt):
+        serve(print, f"ipc://{tmp_path}/nobody")
+    assert waits == [0.05, None, None]
+    assert caplog.text.count(f"no daemon answers at ipc://{tmp_path}/nobody; waiting") == 1
+
+
 def test_a_server_that_nobody_closed_ends_its_socket_before_its_context(tmp_path):
     server = Server(f"ipc://{tmp_path}/nobody")
     socket = server._socket

@@ -638,14 +638,77 @@ def test_a_step_never_raises_because_of_attune(monkeypatch):
         assert not handle.step(1.0)
 
 
+@pytest.mark.parametrize("failing", ["attune.line.encode", "attune.probe.Probe.finish"])
+def test_the_end_never_raises_because_of_attune(router, monkeypatch, failing):
+    model = OwnModel()
+    handle = attached(model)
+    next_of(router, Hello, trainer(model, handle))
+
+    def broken(*_):
+        raise OverflowError("too large")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(failing, broken)
+        with pytest.warns(RuntimeWarning, match="too large"):
+            handle.finish()
+    # Where the line itself failed it is closed: it must not fail anew at the interpreter's exit.
+    assert handle.probe.due(1) == (failing == "attune.probe.Probe.finish")
+
+
+def test_losses_and_rates_may_be_tensors_as_trainers_have_them(router):
+    model = OwnModel()
+    handle = attached(model, learning_rate=torch.tensor([1e-3]))
+    assert next_of(router, Hello, trainer(model, handle)).job.learning_rate == pytest.approx(1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        handle.finish(torch.tensor(1.5, requires_grad=True))
+
+
+def test_an_optimiser_may_be_named_by_its_class_itself():
+    assert attached(OwnModel(), optimizer=torch.optim.AdamW).job.optimizer == "AdamW"
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+@pytest.mark.parametrize(
+    ("model", "options", "error", "words"),
+    [
+        ("gpt2", {}, TypeError, "model: it is of type str"),
+        (OwnModel(), {"budget": 100}, TypeError, r"budget: .* int; use attune.Budget.steps\(n\)"),
+        (OwnModel(), {"name": None}, TypeError, "name: it is of type NoneType"),
+        (OwnModel(), {"key": 5}, TypeError, "key: it is of type int"),
+        (OwnModel(), {"learning_rate": "1e-3"}, TypeError, "learning_rate: it is of type str"),
+        (OwnModel(), {"learning_rate": torch.ones(2)}, TypeError, "learning_rate: .* of one"),
+        (OwnModel(), {"learning_rate": -1.0}, ValueError, "learning rate: it is -1.0"),
+        (OwnModel(), {"state": {}}, ValueError, "state: it has no 'key'"),
+        (OwnModel(), {"state": OwnModel().state_dict()}, ValueError, "state: it has no 'key'"),
+        (OwnModel(), {"state": 3}, TypeError, "state: it is of type int"),
+        (OwnModel(), {"name": ""}, ValueError, "name is empty"),
+        (OwnModel(), {"budget": attune.Budget.steps(0)}, ValueError, "budget: the amount is 0.0"),
+        (OwnModel(), {"budget": attune.Budget.steps(math.nan)}, ValueError, "the amount is nan"),
+    ],
+)
+def test_arguments_that_are_wrong_are_refused_with_and_without_a_daemon(
+    model, options, error, words, mode, monkeypatch
+):
+    monkeypatch.setenv("ATTUNE_MODE", mode)
+    with pytest.raises(error, match=words):
+        attune.attach(model, **{"budget": attune.Budget.steps(10), **options})
+    if model != "gpt2":
+        assert not any("attune" in name for name in model.state_dict())
+
+
+def test_a_mode_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("ATTUNE_MODE", "offf")
+    with pytest.raises(ValueError, match="ATTUNE_MODE is 'offf'; use on, off or offline"):
+        attached(OwnModel())
+
+
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
         (nn.Linear(3, 3), {}, "Linear has no attention"),
         (OwnModel(), {"endpoint": "nonsense"}, "endpoint 'nonsense'"),
-        (OwnModel(), {"endpoint": "ipc:///x", "name": ""}, "name is empty"),
         (OwnModel(), {"endpoint": "ipc:///x", "name": "a\x9b"}, "name has a control character"),
-        (OwnModel(), {"endpoint": "ipc:///x", "budget": attune.Budget.steps(0)}, "budget"),
     ],
 )
 def test_what_cannot_be_attached_is_refused_and_the_model_left_as_it_was(model, options, words):
@@ -670,6 +733,46 @@ def test_attention_that_cannot_be_tuned_is_left_out_by_name():
     with pytest.warns(UserWarning, match="'0' is left out"):
         handle = attached(model)
     assert [site.name for site in handle.sites] == ["1.attention"]
+
+
+class OwnMultiheadAttention(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+def test_subclasses_of_multihead_attention_are_left_out_by_name():
+    model = nn.Sequential(OwnMultiheadAttention(8, 2), OwnModel())
+    with pytest.warns(UserWarning, match="'0' is left out: OwnMultiheadAttention is no plain"):
+        handle = attached(model)
+    assert [site.name for site in handle.sites] == ["1.attention"]
+
+
+def test_parametrized_multihead_attention_is_left_out_by_name():
+    module = nn.MultiheadAttention(8, 2)
+    nn.utils.parametrizations.spectral_norm(module, "in_proj_weight")
+    with pytest.warns(UserWarning, match="'1' is left out: .*remove parametrizations"):
+        attached(nn.Sequential(OwnModel(), module))
+
+
+def test_a_subclass_that_an_adapter_of_ones_own_takes_is_not_left_out():
+    class Adapter:
+        def find(self, model):
+            for name, module in model.named_modules():
+                if isinstance(module, OwnMultiheadAttention):
+                    yield name, module, attune.Site(name, heads=2, head_width=4, context=8)
+
+        def install(self, module, tuning):
+            module.attune = tuning
+            return lambda: delattr(module, "attune")
+
+        def bake(self, module, setting):
+            pass
+
+    model = nn.Sequential(OwnMultiheadAttention(8, 2), OwnModel())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        handle = attached(model, adapters=[Adapter(), *attune.adapters.default()])
+    assert [site.name for site in handle.sites] == ["0", "1.attention"]
 
 
 def test_a_module_that_is_registered_twice_is_one_site():

@@ -49,7 +49,7 @@ def sentences(count=64):
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
-def hugging_face(folder, callback, steps=16, model=None, **options):
+def hugging_face(folder, callback, steps=16, model=None, evaluated=None, **options):
     arguments = TrainingArguments(
         str(folder),
         max_steps=steps,
@@ -61,7 +61,8 @@ def hugging_face(folder, callback, steps=16, model=None, **options):
         **options,
     )
     rows = sentences()
-    return Trainer(model or gpt2(), arguments, None, rows, rows[:4], callbacks=[callback])
+    evaluated = evaluated or rows[:4]
+    return Trainer(model or gpt2(), arguments, None, rows, evaluated, callbacks=[callback])
 
 
 class Module(lightning.LightningModule):
@@ -158,6 +159,49 @@ def test_the_hugging_face_callback_reports_the_loss_that_the_trainer_logs(
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     reported = [message.loss for message in log() if isinstance(message, Observation)]
     assert reported == pytest.approx([float(loss) for loss in logged], abs=2e-3)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_hugging_face_trainer_that_is_watched_tells_the_loss_that_outputs_do_not_carry(
+    tmp_path, log, accumulated
+):
+    callback = huggingface.AttuneCallback()
+    options = {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": accumulated}
+    trainer = hugging_face(tmp_path, callback, **options)
+    callback.watch(trainer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "attune")
+        trainer.train()
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    reported = [message.loss for message in log() if isinstance(message, Observation)]
+    assert reported == pytest.approx([float(loss) for loss in logged], abs=2e-3)
+
+
+def test_outputs_without_a_loss_are_told_once_with_what_to_do(tmp_path, log):
+    trainer = hugging_face(tmp_path, huggingface.AttuneCallback(), label_smoothing_factor=0.1)
+    with pytest.warns(RuntimeWarning, match=r"no training loss .*AttuneCallback.watch") as caught:
+        trainer.train()
+    assert sum("no training loss" in str(one.message) for one in caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [(None, lambda a, b: (a + b) / 2), ("eval_b_loss", lambda _, b: b), ("b_loss", lambda _, b: b)],
+)
+def test_the_validation_loss_of_several_datasets_is_the_one_that_is_named_or_their_mean(
+    tmp_path, log, best, expected
+):
+    rows = sentences()
+    options = {"eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": best}
+    datasets = {"a": rows[:4], "b": rows[4:8]}
+    trainer = hugging_face(
+        tmp_path, huggingface.AttuneCallback(), steps=8, evaluated=datasets, **options
+    )
+    trainer.train()
+    history = trainer.state.log_history
+    last = {name: value for row in history for name, value in row.items()}
+    loss = expected(last["eval_a_loss"], last["eval_b_loss"])
+    assert log()[-1].validation_loss == pytest.approx(loss)
 
 
 def test_a_resumed_hugging_face_trainer_is_the_same_job_with_its_setting(tmp_path, log):
@@ -386,6 +430,15 @@ def test_the_lightning_callback_reports_the_job_from_hello_to_bye(tmp_path, log)
     assert [message.step for message in observations] == list(range(1, 17))
     assert [message.loss for message in observations] == pytest.approx(module.losses, rel=1e-5)
     assert bye.validation_loss == pytest.approx(float(trainer.callback_metrics["val_loss"]))
+
+
+def test_a_lightning_optimisers_rate_may_be_a_tensor(tmp_path, log):
+    class RateOfTensor(Module):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), torch.tensor(1e-3), foreach=False)
+
+    fit(tmp_path, in_lightning.AttuneCallback(), module=RateOfTensor())
+    assert log()[0].job.learning_rate == pytest.approx(1e-3)
 
 
 def test_with_accumulation_lightnings_optimiser_steps_are_the_jobs_steps(tmp_path, log):

@@ -6,6 +6,7 @@ Some call its attention interface and some, in 4.x, have attention classes of th
 import copy
 import gc
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import attune
@@ -25,6 +26,7 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    DecisionTransformerModel,
     Gemma2Config,
     Gemma2Model,
     GPT2Config,
@@ -507,6 +509,18 @@ def test_a_t5_that_generates_with_a_cache_says_what_the_baked_one_says():
     handle.remove()
 
 
+@pytest.mark.parametrize("name", ["olmo2", "llama"])
+def test_scales_that_no_weight_could_take_up_are_nobodys_to_change(name):
+    model = AutoModel.from_config(
+        AutoConfig.for_model(name, vocab_size=99, intermediate_size=64, **SMALL)
+    )
+    handle = attached(model)
+    fixed = name == "olmo2"  # it normalises its queries
+    assert handle.job.scale_fixed == (b"\1" * handle.job.heads if fixed else b"")
+    apply(handle, replace(handle.setting, active=bytes([0, *[1] * (handle.job.heads - 1)])))
+    handle.bake()
+
+
 def test_a_module_with_other_heads_than_it_said_runs_untuned_and_is_named():
     model, inputs = gpt2()
     model.train()
@@ -533,6 +547,42 @@ def test_heads_that_are_pruned_behind_attunes_back_leave_their_site_untuned_and_
         for _ in range(8):
             handle.step(output(model, inputs).mean())
     handle.remove()
+
+
+@pytest.mark.parametrize("make", [GPT2Model, DecisionTransformerModel])
+def test_attention_that_goes_past_the_interface_is_left_out_by_name(make):
+    sizes = {"n_embd": 32, "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}
+    config = make.config_class(reorder_and_upcast_attn=True, **sizes)
+    model = make._from_config(config, attn_implementation="eager")
+    with (
+        pytest.warns(
+            UserWarning, match=r"'.*h\.0\.attn' is left out: with reorder_and_upcast_attn"
+        ),
+        pytest.raises(ValueError, match="has no attention that attune knows"),
+    ):
+        attached(model)
+    if make is GPT2Model:  # the other kernels are the interface's in spite of it
+        handle = attached(make._from_config(config, attn_implementation="sdpa"))
+        assert len(handle.sites) == 2
+        handle.remove()
+
+
+def test_eager_attention_is_tuned_whatever_its_file_calls_it():
+    llama4 = pytest.importorskip("transformers.models.llama4.modeling_llama4")
+    config = llama4.Llama4VisionConfig(
+        intermediate_size=128, image_size=16, patch_size=4, vision_output_dim=32,
+        projector_input_dim=32, projector_output_dim=32, **SMALL,
+    )  # fmt: skip
+    model = llama4.Llama4VisionModel._from_config(config, attn_implementation="eager").eval()
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = output(model, {"pixel_values": pixels})
+    handle = attached(model)
+    apply(handle, varied(handle.sites))
+    tuned = output(model, {"pixel_values": pixels})
+    assert not torch.equal(tuned, before)
+    torch.testing.assert_close(output(handle.bake(), {"pixel_values": pixels}), tuned)
+    handle.remove()
+    assert torch.equal(output(model, {"pixel_values": pixels}), before)
 
 
 def test_heads_that_do_not_divide_the_width_are_left_out_by_name():

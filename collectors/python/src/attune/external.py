@@ -63,6 +63,8 @@ __all__ = [
 
 _log = logging.getLogger("attune")
 _HEARTBEAT_AT_FIRST = 5.0
+# A daemon that has not answered for so long is told to the user, once.
+_PATIENCE_SECONDS = 5.0
 
 
 class Server:
@@ -186,6 +188,8 @@ def serve(
 ) -> None:
     """Answers questions until the process is interrupted.
 
+    A daemon that does not answer is waited for; that is logged once, after 5 s.
+
     Args:
         decide: Chooses among what is open (`question.mask`). What it raises is logged, and the
             question is left to the policies behind this one. It has `question.deadline_seconds`.
@@ -197,10 +201,13 @@ def serve(
         ValueError: As `Server`.
     """
     with Server(endpoint, name=name, keys=keys) as server:
+        question = server.receive(_PATIENCE_SECONDS)
+        if question is None and not server.met:
+            _log.warning("no daemon answers at %s; waiting for one", server.endpoint)
         while True:
-            question = server.receive()
             if question is not None:
                 server.answer(_ask(decide, question))
+            question = server.receive()
 
 
 def _ask(decide: Callable[[Question], Answer], question: Question) -> Answer:

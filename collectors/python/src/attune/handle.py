@@ -24,6 +24,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +76,7 @@ class Handle:
         try:
             if state is not None:
                 self._take_up(state)
-            self._job = job(self._tuned.sites)
+            self._job = replace(job(self._tuned.sites), scale_fixed=self._tuned.scale_fixed)
             self._probe = probe(self._job, self._tuned.setting)
         except BaseException:
             self._tuned.detach()
@@ -237,10 +238,13 @@ class Handle:
         loss = None
         if validation_loss is not None:
             try:
-                loss = float(validation_loss)
+                loss = _as_float(validation_loss)
             except Exception as error:
                 self._warn(f"the validation loss is no number: {type(error).__name__}: {error}")
-        self._probe.finish(outcome, self._step, seconds, loss)
+        try:
+            self._probe.finish(outcome, self._step, seconds, loss)
+        except Exception as error:
+            self._warn(f"{type(error).__name__}: {error}; how the job ended is not reported")
         self._pass_on_complaint()
 
     def remove(self) -> None:
@@ -504,12 +508,46 @@ def _optimizer_name(optimizer: Any) -> str:
     """A name as it is; of an optimiser its class, within what others have wrapped around it."""
     if optimizer is None or isinstance(optimizer, str):
         return optimizer or ""
+    if isinstance(optimizer, type):
+        return optimizer.__name__
     for _ in range(8):  # accelerate's and Lightning's wrappers; torch.distributed.optim's
         inner = getattr(optimizer, "optimizer", None) or getattr(optimizer, "optim", None)
         if not hasattr(inner, "param_groups"):
             break
         optimizer = inner
     return type(optimizer).__name__
+
+
+def _as_float(number: float | Tensor) -> float:
+    return float(number.detach() if isinstance(number, Tensor) else number)
+
+
+def _as_rate(rate: float | Tensor) -> float:
+    try:
+        if isinstance(rate, str):
+            raise TypeError
+        return _as_float(rate)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"learning_rate: it is of type {type(rate).__name__}; use a number, or a tensor of one"
+        ) from None
+
+
+def _expect(what: str, value: object, kind: type, use: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what}: it is of type {type(value).__name__}; use {use}")
+
+
+_STATE = ("key", "step", "compute_seconds", "sites", "scale", "gain", "active")
+
+
+def _expect_state(state: Mapping[str, Any]) -> None:
+    _expect("state", state, Mapping, "what Handle.state_dict() gave")
+    missing = next((what for what in _STATE if what not in state), None)
+    if missing is not None:
+        raise ValueError(
+            f"state: it has no '{missing}'; use what Handle.state_dict() gave, not the model's"
+        )
 
 
 _keys_given: Counter[str] = Counter()
@@ -547,8 +585,8 @@ def attach(
     budget: Budget,
     key: str | None = None,
     seed: int = 0,
-    learning_rate: float = 0.0,
-    optimizer: torch.optim.Optimizer | str | None = None,
+    learning_rate: float | Tensor = 0.0,
+    optimizer: torch.optim.Optimizer | type | str | None = None,
     policy: str = "",
     endpoint: str | None = None,
     adapters: Sequence[Adapter] | None = None,
@@ -569,9 +607,9 @@ def attach(
         budget: How long it trains: `Budget.steps(n)` or `Budget.compute(seconds)`.
         key: Names the run, also after a restart from a checkpoint; unique.
         seed: Of the run; the sampled rows come from it too.
-        learning_rate: The highest of the schedule; 0 when unknown.
-        optimizer: What trains the model, or its name ("SGD"); None when unknown. The same rate
-            means little to SGD and much to Adam.
+        learning_rate: The highest of the schedule, a number or a tensor of one; 0 when unknown.
+        optimizer: What trains the model, its class or its name ("SGD"); None when unknown. The same
+            rate means little to SGD and much to Adam.
         policy: Who is to decide (keep, kmeans, network …); empty: as the daemon is set.
         endpoint: ipc://… or tcp://… of the daemon.
         adapters: How attention is found (default: `attune.adapters.default()`).
@@ -585,10 +623,27 @@ def attach(
             Without it the weights are taken for trained, and the daemon changes a head at a time.
 
     Raises:
-        ValueError: For a model without attention, an endpoint, name or budget that cannot be used,
-            and a model that is attached already. A daemon that does not answer is no error.
+        TypeError: For an argument that is something else.
+        ValueError: For a model without attention, an endpoint, name, budget, learning rate, state
+            or ATTUNE_MODE that cannot be used, and a model that is attached already. A daemon that
+            does not answer is no error.
+            Both come with and without a daemon, with ATTUNE_MODE=off too: what trains here trains
+            elsewhere.
     """
     environment = os.environ
+    mode = environment.get("ATTUNE_MODE") or "on"
+    if mode not in ("on", "off", "offline"):
+        raise ValueError(f"ATTUNE_MODE is '{mode}'; use on, off or offline")
+    _expect("model", model, nn.Module, "the torch.nn.Module itself")
+    _expect("budget", budget, Budget, "attune.Budget.steps(n) or attune.Budget.compute(seconds)")
+    for what, text in (("name", name), ("policy", policy)):
+        _expect(what, text, str, "a text")
+    for what, option in (("key", key), ("endpoint", endpoint)):
+        if option is not None:
+            _expect(what, option, str, "a text, or None")
+    if state is not None:
+        _expect_state(state)
+    rate = _as_rate(learning_rate)
 
     def job(sites: tuple[Site, ...]) -> JobSpec:
         return JobSpec(
@@ -597,14 +652,13 @@ def attach(
             sites=sites,
             budget=budget,
             seed=seed,
-            learning_rate=learning_rate,
+            learning_rate=rate,
             policy=policy or environment.get("ATTUNE_POLICY", ""),
             optimizer=_optimizer_name(optimizer),
             fresh=fresh and (state is None or int(state["step"]) == 0),
         )
 
     def probe(spec: JobSpec, setting: Setting) -> Probe:
-        mode = environment.get("ATTUNE_MODE", "on")
         if mode == "off" or distributed.rank() != 0:
             return Probe(spec, setting)
         step = int(state["step"]) if state is not None else 0

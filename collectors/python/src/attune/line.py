@@ -203,9 +203,10 @@ class Line:
                     break
                 self._socket.poll(left(), zmq.POLLOUT)
             self._close(linger=left())
-        except zmq.ZMQError as error:
+        except Exception as error:  # of what cannot be encoded too
             self.complaint = f"{self._endpoint}: saying Bye failed: {error}"
             self.closed = True
+            self._socket.close(linger=0)
 
     def _writable(self) -> bool:
         """Whether a message can be queued now: asked before a message is made."""

@@ -51,7 +51,7 @@ class Probe:
 
     Raises:
         ValueError: For an endpoint that ZeroMQ cannot use, and for a job or setting that cannot be
-            used. That no daemon answers is no error.
+            used, with an endpoint or without. That no daemon answers is no error.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Probe:
         self._line: Line | None = None
         self._log: Log | None = None
         self._process = os.getpid()
-        if directory is None and not endpoint:
-            return
         fault = job_fault(job) or setting_fault(setting, job.sites)
         if fault:
             raise ValueError(fault)
+        if directory is None and not endpoint:
+            return
         hello = Hello(job, setting, step)
         if directory is not None:
             self._log = Log(directory, hello)

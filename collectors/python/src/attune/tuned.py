@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from attune.adapters import NAME, Adapter
+from attune.adapters import NAME, Adapter, NotReadyError
 from attune.adapters.own import Attention
 from attune.attention import Shared, Tuning, take_numbers
 from attune.values import Setting, Site, floats, setting_fault
@@ -92,6 +93,7 @@ class TunedModel:
             for adapter in adapters
             for name, module, site in adapter.find(self.model)
         ]
+        _warn_of_subclasses(self.model, [name for _, name, *_ in found])
         if not found:
             raise ValueError(
                 f"{type(self.model).__name__} has no attention that attune knows: nothing to tune; "
@@ -105,6 +107,7 @@ class TunedModel:
             tuning = Tuning(replace(site, name=name or "attention"), device_of(name, self.model))
             tuning.train(module.training)
             self.places.append(Place(name, adapter, module, tuning, lambda: None))
+        self.scale_fixed = self._find_fixed_scales()
         self.attach()
         self.setting = self.read()
         self._versions = self._buffer_versions()
@@ -118,6 +121,34 @@ class TunedModel:
     def heads(self) -> int:
         """Of all sites."""
         return sum(site.heads for site in self.sites)
+
+    def _find_fixed_scales(self) -> bytes:
+        """1 for a head whose scale no weight could take up; empty where there is none.
+
+        Warns of a module that could not even be baked with a head less.
+        """
+        # Copies of modules share these, so that nothing large is copied.
+        meta: dict[int, Any] = {}
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            try:
+                meta[id(tensor)] = _without_data(tensor)
+            except Exception:  # of a lazy module before its first pass, say: it is copied as it is
+                continue
+        fixed = b""
+        unbaked: list[str] = []
+        for place in self.places:
+            heads = place.tuning.site.heads
+            scaled, fewer = Setting.neutral(heads), Setting.neutral(heads)
+            scaled.scale[:] = floats([2.0] * heads)
+            fewer = replace(fewer, active=bytes([int(heads == 1), *[1] * (heads - 1)]))
+            fixed += bytes([_fault_of(place, scaled, meta) is not None]) * heads
+            fault = _fault_of(place, fewer, meta)
+            if fault is not None:
+                unbaked.append(f"'{place.name}' is tuned and cannot be baked: {fault}")
+        if unbaked:
+            others = f"; nor can {len(unbaked) - 1} others" if len(unbaked) > 1 else ""
+            warnings.warn(f"attune: {unbaked[0]}{others}", stacklevel=5)
+        return fixed if any(fixed) else b""
 
     def attach(self) -> None:
         """Lets the modules' forward passes through their tunings."""
@@ -292,6 +323,20 @@ class TunedModel:
         return [place.tuning.version() for place in self.places]
 
 
+def _warn_of_subclasses(model: nn.Module, found: list[str]) -> None:
+    """Of torch.nn.MultiheadAttention, that no adapter took: here alone all finds are known."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.MultiheadAttention) or type(module) is nn.MultiheadAttention:
+            continue
+        path = f"{name}." if name else ""
+        if not any(f"{one}.".startswith(path) for one in found):  # it, or what it is made of
+            warnings.warn(
+                f"attune: '{name}' is left out: {type(module).__name__} is no plain Multihead"
+                "Attention; remove parametrizations, or write an adapter (attune.adapters)",
+                stacklevel=5,
+            )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, DataParallel and torch.compile."""
     inner: Any = model
@@ -303,6 +348,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
             inner = inner.module
         else:
             return inner  # type: ignore[no-any-return]
+
+
+def _without_data(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def _fault_of(place: Place, setting: Setting, meta: dict[int, Any]) -> str | None:
+    """Why no weights of the module's architecture could take the setting up, if that is so."""
+    try:
+        place.adapter.bake(copy.deepcopy(place.module, dict(meta)), setting)
+    except NotReadyError:
+        return None
+    except ValueError as error:
+        return str(error)
+    except Exception:  # what cannot be copied, or has no meta tensors, is told when it is baked
+        return None
+    return None
 
 
 def _has_adapters(model: nn.Module) -> bool:

@@ -41,6 +41,13 @@ UNKNOWN_CONTEXT = 512
 of magnitude alone."""
 
 
+class NotReadyError(ValueError):
+    """What keeps a module from being baked now can be changed before it is.
+
+    Adapters (PEFT) that are not merged, say; not what its architecture is.
+    """
+
+
 class Adapter(Protocol):
     """What attune must know of a kind of attention module. Methods are called by one thread."""
 
@@ -66,7 +73,10 @@ class Adapter(Protocol):
             setting: One entry for every head of this module.
 
         Raises:
-            ValueError: Where the module's architecture has no weights to take it up.
+            ValueError: Where the module's architecture has no weights to take it up. One that takes
+                up no scales has its scales left alone: `attach` tries it on a copy whose tensors
+                are on the device "meta", without data.
+            NotReadyError: Where it could be as soon as something is changed.
         """
 
 
@@ -102,13 +112,14 @@ def fold(
         inputs: Whether heads lie along the inputs: the output projection.
 
     Raises:
-        ValueError: Where it is neither, its weight is no plain parameter, or it is too small.
+        NotReadyError: Where it is neither, or its weight is no plain parameter.
+        ValueError: Where it is too small.
     """
     weight, bias = linear.weight, getattr(linear, "bias", None)
     transposed = type(linear).__name__ == "Conv1D"
     known = transposed or isinstance(linear, nn.Linear)
     if not known or not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
-        raise ValueError(
+        raise NotReadyError(
             f"{type(linear).__name__} is no plain Linear or Conv1D; merge adapters, remove "
             "parametrizations and quantization first"
         )
@@ -122,7 +133,7 @@ def fold_weight(
 ) -> None:
     """As `fold`, on a weight [outputs, inputs] or bias [outputs]; `columns`: along the inputs."""
     if not isinstance(weight, nn.Parameter):  # what is computed anew each time takes nothing up
-        raise ValueError("a weight is no plain parameter; remove parametrizations first")
+        raise NotReadyError("a weight is no plain parameter; remove parametrizations first")
     factor = torch.tensor(list(factors), device=weight.device).repeat_interleave(head_width)
     along = 1 if columns else 0
     if weight.shape[along] < factor.numel():

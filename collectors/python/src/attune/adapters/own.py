@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from attune.adapters import NAME, fold, outputs_of
+from attune.adapters import NAME, NotReadyError, fold, outputs_of
 from attune.attention import Tuning, plain_attention
 from attune.values import Setting, Site, SiteKind
 
@@ -146,7 +146,7 @@ class OwnAttention:
             if all(factor == 1 for factor in factors):
                 continue
             if projection is None:
-                raise ValueError(
+                raise NotReadyError(
                     f"it was not told its {what} projection: attune.Attention(…, {what}=…)"
                 )
             fold(projection, factors, module.head_width, inputs=inputs)

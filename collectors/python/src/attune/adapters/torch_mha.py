@@ -39,22 +39,23 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As torch.nn.MultiheadAttention; weights that are not averaged are 0 at skipped heads."""
+        _check(self, query, key, value, key_padding_mask, attn_mask, is_causal)
         tuning = cast(Tuning, self._modules[NAME])
         timed = tuning.measuring and tuning.training and not _compiling()
         start = time.process_time() if timed else 0.0
         batched = query.dim() == 3
         q, k, v, index, gain = _project(self, tuning, query, key, value, batched)
-        mask = _merge_masks(self, q, k, attn_mask, key_padding_mask, index)
-        # As in PyTorch the hint saves the mask where nothing else is needed.
+        # As in PyTorch the hint stands for the mask where nothing else is needed.
         causal = is_causal and key_padding_mask is None and not need_weights and _HAS_SDPA
+        mask = None if causal else _merge_masks(self, q, k, attn_mask, key_padding_mask, index)
         dropout = self.dropout if self.training else 0.0
-        heads, weights = _attend(q, k, v, None if causal else mask, causal, dropout, need_weights)
+        heads, weights = _attend(q, k, v, mask, causal, dropout, need_weights)
         if gain is not None:
             heads = tuning.weigh(heads, gain)
         output = self._merge(heads, index)
         if timed:
             tuning.took(time.process_time() - start)
-        tuning.record(q, k, heads, q.shape[-1] ** -0.5, mask, False)
+        tuning.record(q, k, heads, q.shape[-1] ** -0.5, mask, causal)
         if not batched:
             output = output.squeeze(1)
         elif self.batch_first:
@@ -76,6 +77,32 @@ class TunedMultiheadAttention(nn.MultiheadAttention):
             weight = weight.index_select(1, _rows(index, width))
         output = F.linear(flat, weight, self.out_proj.bias)
         return output.view(length, batch, output.shape[-1])
+
+
+def _check(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+) -> None:
+    """Refuses what PyTorch refuses, by the same exceptions."""
+    sizes: Any = F._mha_shape_check  # type: ignore[attr-defined]
+    sizes(query, key, value, key_padding_mask, attn_mask, module.num_heads)
+    for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
+        if mask is None or mask.is_floating_point() or mask.dtype == torch.bool:
+            continue
+        if _HAS_SDPA or mask is not attn_mask or mask.dtype != torch.uint8:  # 1.13 takes bytes
+            raise AssertionError(f"only bool and floating types of {name} are supported")
+    if is_causal and attn_mask is None:
+        raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+
+
+def _expect_shape(name: str, mask: Tensor, sizes: tuple[int, ...]) -> None:
+    if mask.shape != sizes:  # others would be broadcast, or read in another order
+        raise RuntimeError(f"The shape of the {name} is {mask.shape}, but should be {sizes}.")
 
 
 def _rows(index: Tensor, width: int) -> Tensor:
@@ -196,12 +223,17 @@ def _merge_masks(
     mask = None
     if attn_mask is not None:
         mask = _additive(attn_mask, q.dtype)
+        _expect_shape(
+            "attn_mask", mask, (batch * module.num_heads, q.shape[2], keys)[-mask.dim() :]
+        )
         if mask.dim() == 2:
             mask = mask.view(1, 1, *mask.shape)
         else:
             mask = mask.view(batch, module.num_heads, *mask.shape[1:])
             mask = mask if index is None else mask.index_select(1, index)
     if key_padding_mask is not None:
+        sizes = (batch, keys)[-key_padding_mask.dim() :]
+        _expect_shape("key_padding_mask", key_padding_mask, sizes)
         padding = _additive(key_padding_mask, q.dtype).view(batch, 1, 1, keys)
         mask = padding if mask is None else mask + padding
     return mask

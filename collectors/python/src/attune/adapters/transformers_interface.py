@@ -7,6 +7,7 @@ stay as they are. Projections are the model's own, so inactive heads are cut out
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import time
@@ -24,7 +25,7 @@ from attune.attention import Tuning, _compiling
 from attune.values import Setting, Site, SiteKind
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
-_EAGER = "eager_attention_forward"
+_EAGER = "eager_attention_forward"  # "simple_…" and "vision_…" in some files
 # Of the queries, in one file or another: what is folded into their projection it takes out again.
 _QUERY_NORM = re.compile("(q|qk|query)_?(layer_?)?norm")
 # How norms before the kernel begin; others may stand between the heads and their projection.
@@ -186,8 +187,8 @@ def _needs(modeling_name: str) -> Iterator[tuple[Hashable, Patch]]:
     modeling = import_module(modeling_name)
     registry = getattr(modeling, _INTERFACE)
     yield id(registry), lambda: _wrap_registry(registry)
-    if hasattr(modeling, _EAGER):
-        yield modeling_name, lambda: _wrap_eager(modeling)
+    for name in [name for name in vars(modeling) if name.endswith(_EAGER)]:
+        yield (modeling_name, name), functools.partial(_wrap_eager, modeling, name)
 
 
 def _wrap_registry(registry: Any) -> Callable[[], None]:
@@ -204,10 +205,10 @@ def _wrap_registry(registry: Any) -> Callable[[], None]:
     return restore
 
 
-def _wrap_eager(modeling: Any) -> Callable[[], None]:
-    original = getattr(modeling, _EAGER)
-    setattr(modeling, _EAGER, _tuned(original))
-    return lambda: setattr(modeling, _EAGER, original)
+def _wrap_eager(modeling: Any, name: str) -> Callable[[], None]:
+    original = getattr(modeling, name)
+    setattr(modeling, name, _tuned(original))
+    return lambda: setattr(modeling, name, original)
 
 
 def _restore(registry: Any, name: str, function: AttentionFunction | None) -> None:
@@ -237,6 +238,12 @@ def calls_interface(kind: type[nn.Module]) -> bool:
     return code is not None and _INTERFACE in code.co_names
 
 
+def _goes_past_interface(module: nn.Module) -> bool:
+    """Whether its forward has a kernel of its own beside the interface: GPT-2's and its copies'."""
+    kernel = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    return bool(getattr(module, "reorder_and_upcast_attn", False)) and kernel == "eager"
+
+
 class TransformersInterface:
     """Adapter of attention modules that call transformers' attention interface."""
 
@@ -244,6 +251,14 @@ class TransformersInterface:
         """As Adapter."""
         for name, module in model.named_modules():
             if not calls_interface(type(module)):
+                continue
+            if _goes_past_interface(module):
+                warnings.warn(
+                    f"attune: '{name}' is left out: with reorder_and_upcast_attn the eager "
+                    f"{type(module).__name__} goes past transformers' attention interface; use "
+                    "attn_implementation='sdpa'",
+                    stacklevel=2,
+                )
                 continue
             heads = _attribute(
                 module, "num_heads", "num_attention_heads", "n_heads", "n_head", "attention_heads"

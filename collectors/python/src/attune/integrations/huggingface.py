@@ -10,18 +10,20 @@ model is trained from scratch.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from attune.handle import Handle, attach
 from attune.integrations import let_go
 from attune.values import Budget
 
+_EVALUATION = "eval_"
 _VALIDATION_LOSS = "eval_loss"
 
 
@@ -29,11 +31,13 @@ class AttuneCallback(TrainerCallback, ExportableState):
     """Tunes the model while the Trainer trains it.
 
     The budget is the Trainer's number of optimiser steps. The training loss is the one that the
-    model's output carries (`outputs.loss`), over all batches of a step. The last `eval_loss` is
-    the job's validation loss. A checkpoint of the Trainer keeps the job's key, step and setting.
-    When the training has ended the tuning is folded into the model's own weights, so that what
-    `save_model` writes is what was trained. (A checkpoint from before is one to go on from: its
-    weights are not folded, and `from_pretrained` leaves its tuning unread.)
+    model's output carries (`outputs.loss`), over all batches of a step; where it carries none, see
+    `watch`. The last `eval_loss` is the job's validation loss; of several datasets the loss that
+    `metric_for_best_model` names, else the mean of their losses. A checkpoint of the Trainer keeps
+    the job's key, step and setting. When the training has ended the tuning is folded into the
+    model's own weights, so that what `save_model` writes is what was trained. (A checkpoint from
+    before is one to go on from: its weights are not folded, and `from_pretrained` leaves its tuning
+    unread.)
 
     Args:
         name: Of the job, for people.
@@ -56,7 +60,28 @@ class AttuneCallback(TrainerCallback, ExportableState):
         self._fresh = fresh
         self._losses = _Losses()
         self._loss_scale = 1.0  # as the step that runs has it
+        self._lossless = False  # and that was said
+        self._evaluated: dict[str, float] = {}  # the losses of the last evaluation
+        self._evaluated_at = 0
         self._validation_loss: float | None = None
+
+    def watch(self, trainer: Trainer) -> None:
+        """Takes the training loss from the Trainer itself, once, before its `train()`.
+
+        Needed where the model's outputs carry none: with `label_smoothing_factor`, and a
+        `compute_loss` or `compute_loss_func` that does not hand the labels to the model. It is the
+        loss that the Trainer logs.
+        """
+        run = trainer.training_step
+        losses = self._losses
+
+        def training_step(*args: Any, **kwargs: Any) -> torch.Tensor:
+            loss: torch.Tensor = run(*args, **kwargs)
+            losses.tell(loss)
+            return loss
+
+        losses.watched = True
+        trainer.training_step = training_step  # type: ignore[method-assign]
 
     def on_train_begin(
         self,
@@ -69,7 +94,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Attaches to the model; with the state of the checkpoint where there is one."""
         assert model is not None
-        self._validation_loss = None
+        self._validation_loss, self._evaluated, self._evaluated_at = None, {}, 0
         states: Any = state.stateful_callbacks  # by class; a list where there are several of it
         saved = (states or {}).get(type(self).__name__) or {}
         if states is not None and not saved:
@@ -117,7 +142,9 @@ class AttuneCallback(TrainerCallback, ExportableState):
             return
         averaged = getattr(args, "average_tokens_across_devices", False)
         loss = self._losses.take(args.world_size if averaged else 1)
-        self.handle.step(loss, loss_scale=self._loss_scale)
+        if loss is None:
+            self._say_lossless()
+        self.handle.step(math.nan if loss is None else loss, loss_scale=self._loss_scale)
         if self._writer is not None:
             from attune.integrations import tensorboard
 
@@ -131,8 +158,22 @@ class AttuneCallback(TrainerCallback, ExportableState):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """The validation loss so far."""
-        self._validation_loss = (metrics or {}).get(_VALIDATION_LOSS, self._validation_loss)
+        """The validation loss so far; of several datasets each comes by itself."""
+        losses = {
+            name: value
+            for name, value in (metrics or {}).items()
+            if name.startswith(_EVALUATION) and name.endswith("_loss")
+        }
+        if not losses:
+            return
+        if state.global_step != self._evaluated_at:
+            self._evaluated, self._evaluated_at = {}, state.global_step
+        self._evaluated |= losses
+        named = _EVALUATION + (args.metric_for_best_model or "").removeprefix(_EVALUATION)
+        mean = sum(self._evaluated.values()) / len(self._evaluated)
+        self._validation_loss = self._evaluated.get(
+            _VALIDATION_LOSS, self._evaluated.get(named, mean)
+        )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -152,6 +193,18 @@ class AttuneCallback(TrainerCallback, ExportableState):
                 stacklevel=2,
             )
 
+    def _say_lossless(self) -> None:
+        if self._lossless:
+            return
+        self._lossless = True
+        warnings.warn(
+            "attune: the model's outputs carry no training loss (label smoothing, or a loss of the "
+            "Trainer's own?): the job is not tuned; call AttuneCallback.watch(trainer) before "
+            "trainer.train()",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
     def state(self) -> dict[str, Any]:
         """What the Trainer keeps in its checkpoints."""
         resumed = self.handle.state_dict() if self.handle is not None else None
@@ -162,9 +215,14 @@ class AttuneCallback(TrainerCallback, ExportableState):
 
 
 class _Losses:
-    """The losses that a model's outputs carry, of one step."""
+    """The losses of one step: those that a model's outputs carry, or that a Trainer tells.
+
+    Attributes:
+        watched: Whether a Trainer tells them.
+    """
 
     def __init__(self) -> None:
+        self.watched = False
         self._hook: Any = None
         self._seen: list[torch.Tensor] = []
         self._shares = False  # they are shares of a sum over the step's batches, not means
@@ -178,21 +236,27 @@ class _Losses:
             self._hook.remove()
             self._hook = None
 
-    def take(self, ranks: int) -> float | torch.Tensor:
-        """Their mean; NaN where there was none. Begins anew.
+    def tell(self, loss: torch.Tensor) -> None:
+        """A batch's share of the step's loss, on whatever ranks it was averaged."""
+        self._seen.append(loss.detach())
+
+    def take(self, ranks: int) -> torch.Tensor | None:
+        """Their mean; None where there was none. Begins anew.
 
         Args:
             ranks: Over which shares are shares: this process has seen that part of the sum.
         """
         seen, self._seen = self._seen, []
         if not seen:
-            return float("nan")
+            return None
         losses = torch.stack([loss.to(seen[0].device) for loss in seen])
+        if self.watched:
+            return losses.sum()
         return losses.sum() * ranks if self._shares else losses.mean()
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
-        if not module.training or not isinstance(loss, torch.Tensor):
+        if self.watched or not module.training or not isinstance(loss, torch.Tensor):
             return
         self._seen.append(loss.detach().mean())  # of nn.DataParallel's threads and devices too
         self._shares = kwargs.get("num_items_in_batch") is not None
