@@ -35,7 +35,7 @@ Usage: attuned [--config FILE] [flags]
 Trainers with an attune probe connect to its socket; `attune run -- COMMAND` starts a private
 attuned by itself. TERM and INT stop it cleanly, HUP reads the configuration anew. The
 configuration file has lines `name = value` with the names of the flags below; a flag overrides
-the file. Exit status: 0 stopped, 2 wrong usage, 3 failure.
+the file. Exit status: 0 stopped, 2 wrong usage, 3 failure or not all stored.
 
 Examples:
   attuned --policy keep                      watch all jobs, change none

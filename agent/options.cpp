@@ -244,12 +244,14 @@ po::options_description Describe() {
 
 void Take(Options& options, const po::parsed_options& parsed, std::string_view where) {
   for (const auto& option : parsed.options) {
-    // Of a variable that is not set: the default would be somebody else's history.
-    if (option.string_key.ends_with("directory") && option.value.front().empty()) {
-      throw OptionsError(fmt::format("{} is empty ({}); give a folder, or leave it out",
-                                     option.string_key, where));
+    const std::string& value = option.value.front();
+    // Of a variable that is not set: the default would be somebody else's history. Of a file: no
+    // shell has replaced a ~.
+    if (option.string_key.ends_with("directory") && (value.empty() || value.front() == '~')) {
+      throw OptionsError(fmt::format("{} is '{}' ({}); give the whole path of a folder",
+                                     option.string_key, value, where));
     }
-    Set(options, FindKnob(option.string_key), option.value.front(), where);
+    Set(options, FindKnob(option.string_key), value, where);
   }
 }
 
@@ -276,7 +278,7 @@ Options ParseOptions(const std::vector<std::string>& arguments,
   try {
     const auto file = configuration.value_or(DefaultConfiguration());
     std::ifstream stream(file);
-    if (stream) {
+    if (stream && !std::filesystem::is_directory(file)) {
       try {
         Take(options, po::parse_config_file(stream, description), file.string());
       } catch (const po::error& error) {

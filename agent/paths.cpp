@@ -82,8 +82,8 @@ StateLock::StateLock(const fs::path& file)
     const int process = read_bytes > 0 ? std::atoi(holder.data()) : 0;
     close(descriptor_);
     throw OptionsError(
-        fmt::format("{} is held by another attuned (process {}); stop that one, or give this one "
-                    "another --state-directory",
+        fmt::format("{} is in use by attuned (process {}): stop it, or give another "
+                    "--state-directory",
                     file.parent_path().string(), process));
   }
   const std::string process = fmt::format("{}\n", getpid());

@@ -104,7 +104,7 @@ struct Status {
   double uptime_seconds = 0;
   std::string state_directory;
   std::string policy;                // in use
-  std::uint64_t policy_version = 0;  // of the network; 0 when it has not learned yet
+  std::uint64_t policy_version = 0;  // of the network; 0 where there is none
   std::uint64_t errors = 0;          // error replies sent
   std::vector<LiveJob> jobs;
   std::string external;            // the policy server that is asked; empty: none

@@ -85,10 +85,10 @@ void RequireWhole(const fs::path& copy, const fs::path& store) {
   } catch (const StoreError&) {  // it would name the copy
   }
   if (found == "ok") return;
-  throw StoreError(
-      fmt::format("{} is damaged ({}): put a backup in its place, without the -wal and -shm beside "
-                  "it, or recover it with `sqlite3 {} .recover`",
-                  store.string(), found, store.string()));
+  throw StoreError(fmt::format(
+      "{} is damaged ({}): stop attuned and put a backup in its place, without the -wal "
+      "and -shm beside it, or recover it with `sqlite3 {} .recover`",
+      store.string(), found, store.string()));
 }
 
 // The columns of a table but the numbers that merging gives anew, `id`, `job` and `trial`: with

@@ -142,6 +142,10 @@ void QuantileFinal(sqlite3_context* context) {
   sqlite3_result_double(context, low + (place - static_cast<double>(below)) * (high - low));
 }
 
+// The pragmas that tell of the schema, which people's own SQL may read as tables.
+constexpr std::array<std::string_view, 5> kTelling = {"table_info", "table_xinfo", "table_list",
+                                                      "index_list", "index_info"};
+
 // What people's own SQL may do: read.
 int Authorize(void* /*data*/, int action, const char* first, const char* second,
               const char* /*database*/, const char* /*trigger*/) {
@@ -153,12 +157,9 @@ int Authorize(void* /*data*/, int action, const char* first, const char* second,
     case SQLITE_FUNCTION:
       return second != nullptr && std::string_view(second) == "load_extension" ? SQLITE_DENY
                                                                                : SQLITE_OK;
-    case SQLITE_PRAGMA: {  // those that tell of the schema
-      static constexpr std::array<std::string_view, 5> kTelling = {
-          "table_info", "table_xinfo", "table_list", "index_list", "index_info"};
+    case SQLITE_PRAGMA:
       return std::ranges::find(kTelling, std::string_view(first)) != kTelling.end() ? SQLITE_OK
                                                                                     : SQLITE_DENY;
-    }
     default:
       return SQLITE_DENY;
   }
@@ -496,6 +497,10 @@ Page History::Select(const Query& query, double now) {
 
 Page History::Sql(std::string_view text) {
   sqlite3* handle = connection_->database.Handle();
+  // SQLite makes these tables when they are first named, which is no reading: not by people's SQL.
+  for (const std::string_view pragma : kTelling) {
+    connection_->database.Script(fmt::format("SELECT 1 FROM pragma_{} LIMIT 0", pragma));
+  }
   sqlite3_set_authorizer(handle, Authorize, nullptr);
   sqlite3_stmt* raw = nullptr;
   const char* rest = nullptr;

@@ -230,8 +230,8 @@ class Database {
         throw StoreError(path_ + " is not an SQLite file: give another path or move it away");
       case SQLITE_CORRUPT:
         throw StoreError(path_ +
-                         " is damaged: put a backup in its place, without the -wal and -shm beside "
-                         "it, or recover it with `sqlite3 " +
+                         " is damaged: stop attuned and put a backup in its place, without the "
+                         "-wal and -shm beside it, or recover it with `sqlite3 " +
                          path_ + " .recover`");
       case SQLITE_CONSTRAINT:
         throw RecordError(path_ + " refuses a record: " + sqlite3_errmsg(handle_.get()));

@@ -44,8 +44,8 @@ trainer is untuned); ATTUNE_POLICY, who decides (keep: only watch); ATTUNE_MODE,
 in ATTUNE_DIR for attune import); ATTUNE_JOB, the run's key; ATTUNE_KEYS, for a daemon at tcp.
 
 attune COMMAND --help says more. The daemon for many jobs is attuned (attuned --help).
-Exit status: 0 done, 1 nothing found or refused, 2 wrong usage, 3 no daemon, no store or a failure;
-run: the command's.
+Exit status: 0 done, 1 nothing found, or a job or daemon said no, 2 wrong usage or a history in use,
+3 no daemon, no store or a failure; run: the command's.
 )",
              "version", "the version, as --version");
 }

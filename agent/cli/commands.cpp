@@ -285,7 +285,8 @@ has meanwhile when it is done.
      .summary = "is the history whole?",
      .about =
          R"(SQLite's own check of the file, references between tables, and attune's rules: lengths of arrays,
-enumerations, windows of trials. Exit status 0: it is whole; 1: it is not, one line for each finding.
+enumerations, windows of trials. Exit status 0: it is whole; 1: it is not, one line for each finding;
+3: it cannot be read.
 )",
      .unnamed = {{"file", Kind::kText, "FILE", "another store, such as a backup"}},
      .example = "check --format json"},

@@ -102,9 +102,10 @@ bool IsOf(const std::string& key, const std::string& job) {
                         job.find_first_not_of("0123456789", numbered.size()) == std::string::npos);
 }
 
+constexpr std::size_t kNewest = 1'000;  // jobs among which those of a run are looked for
+
 // The newest job of the run, if there is one.
 std::optional<JobRecord> NewestOf(const Store& store, const std::string& key) {
-  constexpr std::size_t kNewest = 1'000;
   std::vector<JobRecord> jobs = store.Jobs(kNewest);
   const auto job = std::ranges::find_if(
       jobs, [&](const JobRecord& record) { return IsOf(key, record.spec.key); });
@@ -198,6 +199,13 @@ std::optional<Summary> Summarise(const Store& store, const std::string& key, dou
   summary.last = last ? store.FindTrial(*last)->setting : summary.first;
   summary.anomalies = store.Anomalies(job->id).size();
   return summary;
+}
+
+// Jobs of the run that have ended since then.
+std::int64_t CountSince(const Store& store, const std::string& key, double since) {
+  return std::ranges::count_if(store.Jobs(kNewest), [&](const JobRecord& job) {
+    return IsOf(key, job.spec.key) && job.ended >= since;
+  });
 }
 
 // By the site's index.
@@ -422,6 +430,9 @@ int Run(const std::vector<std::string>& words) {
       Tell(*summary, arguments.Has("state-directory")
                          ? fmt::format(" --state-directory {}", arguments.paths.state.string())
                          : "");
+      if (const auto jobs = CountSince(store, key, began); jobs > 1) {
+        fmt::print(stderr, "this was the last of {} jobs of the command: attune jobs\n", jobs);
+      }
       if (report.is_open()) WriteReport(*summary, report);
       reported = true;
     } else {

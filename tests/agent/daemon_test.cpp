@@ -434,7 +434,7 @@ TEST_CASE("a second daemon of the same state directory is refused") {
   Options options;
   options.state_directory = directory.Path().string();
   CHECK_THROWS_WITH(Daemon(options, Paths::Find(options), nullptr, [&] { return options; }),
-                    Contains("held by another attuned"));
+                    Contains("in use by attuned"));
 }
 
 TEST_CASE("a second daemon of the same runtime directory is refused, and the first is left alone") {

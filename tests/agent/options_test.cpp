@@ -60,11 +60,18 @@ TEST_CASE("an unknown flag or name in the file is refused by name") {
   CHECK_THROWS_WITH(ParseOptions({}, "/nowhere/attuned.conf"), Contains("/nowhere/attuned.conf"));
 }
 
-TEST_CASE("an empty folder is no default") {
+TEST_CASE("a folder in the configuration file's place is none") {
+  CHECK_THROWS_WITH(ParseOptions({}, std::filesystem::temp_directory_path()),
+                    Contains("cannot read"));
+}
+
+TEST_CASE("an empty folder is no default, and ~ is nobody's home") {
+  CHECK_THROWS_WITH(ParseOptions({}, ConfigurationFile("state-directory = ~/x\n").Path()),
+                    Contains("state-directory is '~/x'") && Contains("whole path"));
   CHECK_THROWS_WITH(ParseOptions({"--state-directory", ""}, kEmpty),
-                    Contains("state-directory is empty (command line)"));
+                    Contains("state-directory is '' (command line)"));
   CHECK_THROWS_WITH(ParseOptions({}, ConfigurationFile("runtime-directory =\n").Path()),
-                    Contains("runtime-directory is empty"));
+                    Contains("runtime-directory is ''"));
 }
 
 TEST_CASE("every default lies in its own range and every knob is described") {

@@ -240,7 +240,7 @@ TEST_CASE("stores are merged, checked, copied and pruned by name") {
     const StateLock held(other.Store().parent_path() / "attuned.lock");
     const Result refused = work.Attune({"backup", other.Store().string(), "--force"});
     CHECK(refused.status != 0);
-    CHECK_THAT(refused.err, Contains("is held by another attuned"));
+    CHECK_THAT(refused.err, Contains("is in use by attuned"));
   }
   CHECK_THAT(work.Attune({"check"}).out, Contains("is whole"));
   sqlite::Database(copy, SQLITE_OPEN_READWRITE).Script("UPDATE jobs SET outcome = 9 WHERE id = 1");
@@ -391,7 +391,7 @@ TEST_CASE("attune run does not upgrade a store that another attuned has") {
     const StateLock held(work.Path() / "attuned.lock");
     const Result refused = run();
     CHECK(refused.status != 0);
-    CHECK_THAT(refused.err, Contains("held by another attuned"));
+    CHECK_THAT(refused.err, Contains("in use by attuned"));
     CHECK(schema() == 2);
   }
   // Whether there is an attuned to start then or not.

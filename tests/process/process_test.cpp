@@ -159,7 +159,8 @@ TEST_CASE("attune run tells of the last of several jobs of its command, which ar
                            R"("$0" "$@" && ATTUNE_JOB="$ATTUNE_JOB.2" "$0" "$@")"}) +
                   work.Demo(40));
   REQUIRE(run.Wait() == 0);
-  CHECK_THAT(run.Err(), Contains("job 2 'demo-lm' finished: 40 steps"));
+  CHECK_THAT(run.Err(), Contains("job 2 'demo-lm' finished: 40 steps") &&
+                            Contains("the last of 2 jobs of the command"));
   CHECK_FALSE(Answers(work.Endpoint()));
 }
 

@@ -269,6 +269,10 @@ TEST_CASE("SQL of one's own reads, one statement at a time, and changes nothing"
                      "FROM v")
                 .rows[0][0]) == 3.0);
   CHECK(Text(history.Sql("SELECT x'0aff'").rows[0][0]) == "x'0aff'");
+  for (const char* table : {"trials", "history_jobs"}) {
+    CHECK(history.Sql("SELECT name FROM pragma_table_info('" + std::string(table) + "')")
+              .rows.size() > 5);
+  }
   CHECK_THAT(Text(history.Sql("SELECT zeroblob(100)").rows[0][0]), Contains("(100 bytes)"));
   for (const char* text :
        {"DELETE FROM jobs", "UPDATE jobs SET name = ''", "INSERT INTO jobs DEFAULT VALUES",
