@@ -70,7 +70,7 @@ Governor::Ruling Governor::Rule(std::uint32_t window, double progress, const Win
       const bool more = trust_ && trust_->Oldest();
       Rollback rollback{more ? trust_->Oldest()->before : change.before,
                         fmt::format("loss {:.3f} is behind its forecast {:.3f} by {:.1f} standard "
-                                    "deviations since the action of window {}",
+                                    "deviations since the action in force from window {} on",
                                     now.loss, expected, behind, change.window)};
       TakeBack(window, curve.size());
       return rollback;

@@ -69,18 +69,50 @@ ProbeOptions Reporting(const AttachOptions& options) {
   return reporting;
 }
 
-// ATTUNE_JOB, once; a process that trains again begins another job.
-std::string Key(const AttachOptions& options) {
-  static std::mutex mutex;
-  static std::map<std::string, int> given;
-  if (!options.key.empty()) return options.key;
-  std::string key = FromEnvironment("ATTUNE_JOB");
-  if (key.empty()) return RandomKey();
-  if (options.steps > 0) return key;  // it goes on
-  const std::lock_guard lock(mutex);
-  if (const int number = ++given[key]; number > 1) key += "." + std::to_string(number);
-  return key;
-}
+// ATTUNE_JOB for the first job of a process, with a number for others: a new one has a new number,
+// and one that goes on the first that no job of this process has now.
+class Key {
+ public:
+  explicit Key(const AttachOptions& options) : text_(options.key) {
+    if (!text_.empty()) return;
+    const std::string key = FromEnvironment("ATTUNE_JOB");
+    if (key.empty()) {
+      text_ = RandomKey();
+      return;
+    }
+    const std::lock_guard lock(Given().mutex);
+    int& last = Given().last[key];
+    int number = options.steps > 0 ? 1 : last + 1;
+    const auto numbered = [&] { return number > 1 ? key + "." + std::to_string(number) : key; };
+    while (Given().held.contains(numbered())) ++number;
+    last = std::max(last, number);
+    text_ = numbered();
+    held_ = Given().held.insert(text_).second;
+  }
+  ~Key() {
+    if (!held_) return;
+    const std::lock_guard lock(Given().mutex);
+    Given().held.erase(text_);
+  }
+  Key(const Key&) = delete;
+  Key& operator=(const Key&) = delete;
+
+  [[nodiscard]] const std::string& Text() const { return text_; }
+
+ private:
+  struct Numbers {
+    std::mutex mutex;
+    std::map<std::string, int> last;
+    std::set<std::string> held;
+  };
+  static Numbers& Given() {
+    static Numbers given;
+    return given;
+  }
+
+  std::string text_;
+  bool held_ = false;
+};
 
 // The model's sites, and what they look like as a job.
 struct SiteSet {
@@ -198,8 +230,9 @@ struct Handle::Impl {
   Impl(SiteSet found, const AttachOptions& attach_options)
       : options(Checked(attach_options)),
         sites(std::move(found)),
+        key(options),
         probe(Reporting(options),
-              {.key = Key(options),
+              {.key = key.Text(),
                .name = options.name,
                .topology = sites.topology,
                .budget = options.budget,
@@ -290,6 +323,7 @@ struct Handle::Impl {
 
   AttachOptions options;
   SiteSet sites;
+  Key key;
   Probe probe;
 
   std::uint64_t step;

@@ -422,36 +422,49 @@ struct Probe::Line {
   std::optional<std::string> complaint;
 };
 
-Probe::Probe(const ProbeOptions& options, JobSpec job, Setting setting) {
+Probe::Probe(const ProbeOptions& options, JobSpec job, Setting setting) : process_(getpid()) {
   if (!options.directory.empty()) {
     log_ = std::make_unique<Log>(options, std::move(job), std::move(setting));
     return;
   }
-  if (options.endpoint.empty()) return;
+  if (options.endpoint.empty()) {  // what trains here trains elsewhere
+    RequireFaultless({.job = std::move(job), .setting = std::move(setting)});
+    return;
+  }
   line_ = std::make_unique<Line>(options, std::move(job), std::move(setting));
 }
 
+bool Probe::Mine() const { return getpid() == process_; }
+Probe::Line* Probe::Live() const {
+  return line_ && !line_->closed && Mine() ? line_.get() : nullptr;
+}
+
 Probe::~Probe() {
+  if (!Mine()) {  // closing them would wait for threads that are not here, for ever
+    static_cast<void>(line_.release());
+    static_cast<void>(log_.release());
+    return;
+  }
   if (line_) Finish(Outcome::kFailed, line_->hello.step, line_->compute_seconds, std::nullopt);
   if (log_) Finish(Outcome::kFailed, log_->step, log_->compute_seconds, std::nullopt);
 }
 
 std::optional<ActionRequest> Probe::Opening() {
-  if (!line_ || line_->closed) return std::nullopt;
+  if (Live() == nullptr) return std::nullopt;
   return line_->Opening();
 }
 
 bool Probe::Due(std::uint64_t step) const {
-  if (log_) return log_->descriptor >= 0 && IsDue(step, kMeasureEveryAtFirst);
-  return line_ && !line_->closed && IsDue(step, line_->measure_every);
+  if (log_) return log_->descriptor >= 0 && Mine() && IsDue(step, kMeasureEveryAtFirst);
+  return Live() != nullptr && IsDue(step, line_->measure_every);
 }
 
 void Probe::Observe(Observation observation) {
   if (log_) {
-    log_->Take(std::move(observation));
+    if (Mine()) log_->Take(std::move(observation));
     return;
   }
-  if (!line_ || line_->closed) return;
+  if (Live() == nullptr) return;
   Line& line = *line_;
   line.hello.step = observation.step;
   line.compute_seconds = observation.compute_seconds;
@@ -471,12 +484,14 @@ void Probe::Observe(Observation observation) {
   } else {
     ++line.dropped;
     ++line.dropped_since_sent;
+    // So that it is told how far the job is, and takes back what may have made it diverge.
+    if (fault && may_send) line.Send(Heartbeat{line.hello.step});
   }
 }
 
 std::optional<ActionRequest> Probe::Poll(std::uint64_t step) {
   if (log_) log_->step = step;
-  if (!line_ || line_->closed) return std::nullopt;
+  if (Live() == nullptr) return std::nullopt;
   line_->hello.step = step;
   line_->Listen();
   if (line_->closed) return std::nullopt;
@@ -487,7 +502,7 @@ std::optional<ActionRequest> Probe::Poll(std::uint64_t step) {
 }
 
 void Probe::Applied(const ActionRequest& action, std::uint64_t step) {
-  if (!line_ || line_->closed) return;
+  if (Live() == nullptr) return;
   line_->hello.step = step;
   line_->hello.setting = action.setting;
   line_->hello.action = action.id;
@@ -496,7 +511,7 @@ void Probe::Applied(const ActionRequest& action, std::uint64_t step) {
 }
 
 void Probe::Resettle(const Setting& setting) {
-  if (!line_ || line_->closed) return;
+  if (Live() == nullptr) return;
   Line& line = *line_;
   if (line.waiting) {
     line.Answer(*line.waiting, AckStatus::kRejected, line.hello.step,
@@ -509,7 +524,7 @@ void Probe::Resettle(const Setting& setting) {
 }
 
 void Probe::Rejected(const ActionRequest& action, std::uint64_t step, const std::string& why) {
-  if (!line_ || line_->closed) return;
+  if (Live() == nullptr) return;
   line_->hello.step = step;
   line_->Answer(action, AckStatus::kRejected, step, why);
   line_->Speak(Clock::now());
@@ -518,11 +533,11 @@ void Probe::Rejected(const ActionRequest& action, std::uint64_t step, const std:
 void Probe::Finish(Outcome outcome, std::uint64_t step, double compute_seconds,
                    std::optional<double> validation_loss) {
   if (outcome != Outcome::kFinished) outcome = Outcome::kFailed;
-  if (log_ && log_->descriptor >= 0) {
+  if (log_ && log_->descriptor >= 0 && Mine()) {
     log_->Write(Message(Bye{outcome, step, compute_seconds, validation_loss}));
     log_->Close();
   }
-  if (!line_ || line_->closed) return;
+  if (Live() == nullptr) return;
   line_->hello.step = step;
   try {
     line_->SayGoodbye({outcome, step, compute_seconds, validation_loss});

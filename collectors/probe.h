@@ -93,8 +93,13 @@ class Probe {
  private:
   struct Line;
   struct Log;
+  // What may be used: null also when closed, and in a process that was forked off, where sockets
+  // and files are the parent's.
+  [[nodiscard]] Line* Live() const;
+  [[nodiscard]] bool Mine() const;
   std::unique_ptr<Line> line_;  // null without an endpoint, and offline
   std::unique_ptr<Log> log_;    // null unless offline
+  int process_;
 };
 
 }  // namespace attune

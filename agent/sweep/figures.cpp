@@ -206,8 +206,7 @@ std::optional<Figure> Compute(std::string_view name, const Results& results,
         } else {
           ++figure.left_out;
         }
-      } else if (HasResult(result) && (selection.field.empty() || !IsHalved(result)) &&
-                 Number(result, selection.field)) {
+      } else if (HasResult(result) && !IsHalved(result) && Number(result, selection.field)) {
         add(result, *Number(result, selection.field));
       } else {
         ++figure.left_out;

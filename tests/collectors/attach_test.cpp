@@ -1,6 +1,7 @@
 // A real training loop against a router that plays the daemon.
 #include "collectors/attach.h"
 
+#include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <iostream>
@@ -438,6 +439,27 @@ TEST_CASE("an attention module alone is a model, and one registered twice is one
     }
   } twice(alone);
   CHECK(Attach(twice, Options(nullptr)).Sites().sites.size() == 1);
+}
+
+TEST_CASE("jobs of one process that go on have keys of their own, as new ones have") {
+  setenv("ATTUNE_JOB", "many", 1);
+  std::array<Daemon, 4> daemons;  // each stays to hear the Bye
+  auto next = daemons.begin();
+  const auto key_of = [&next](std::uint64_t steps, std::optional<Run>& run) {
+    Daemon& daemon = *next++;
+    AttachOptions options = Options(&daemon);
+    options.key.clear();
+    options.steps = steps;
+    run.emplace(options);
+    return run->Hear<Hello>(daemon).job.key;
+  };
+  std::optional<Run> first, second, third;
+  CHECK(key_of(50, first) == "many");
+  CHECK(key_of(50, second) == "many.2");
+  CHECK(key_of(0, third) == "many.3");
+  first.reset();
+  CHECK(key_of(50, first) == "many");  // once more from its checkpoint
+  unsetenv("ATTUNE_JOB");
 }
 
 }  // namespace attune

@@ -3,6 +3,8 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <chrono>
@@ -12,6 +14,8 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -179,6 +183,7 @@ TEST_CASE("an endpoint, a job or a setting that cannot be used is refused at onc
   JobSpec job = TestJob();
   job.key.clear();
   CHECK_THROWS_AS(Probe({.endpoint = folder.Endpoint()}, job, Scaled(1)), std::invalid_argument);
+  CHECK_THROWS_AS(Probe({.endpoint = ""}, job, Scaled(1)), std::invalid_argument);
   CHECK_THROWS_AS(Probe({.endpoint = folder.Endpoint()}, TestJob(), Scaled(1000)),
                   std::invalid_argument);
 }
@@ -540,6 +545,42 @@ TEST_CASE("a trainer with nothing to report sends heartbeats") {
     CHECK(pair.Next<Heartbeat>().step == 5);
     pair.router->Send(Heartbeat{0});
   }
+}
+
+TEST_CASE("where a loss is no number the daemon is told at once how far the job is") {
+  Pair pair;
+  pair.Greet();
+  for (const std::uint64_t step : {7U, 8U}) {
+    Observation observation = TestObservation(step);
+    observation.loss = std::numeric_limits<double>::quiet_NaN();
+    pair.probe.Observe(observation);
+    CHECK(pair.Next<Heartbeat>().step == step);
+  }
+  CHECK_THAT(pair.probe.TakeError().value_or(""),
+             Catch::Matchers::Contains("loss is not a number"));
+  CHECK(pair.probe.Dropped() == 2);
+}
+
+TEST_CASE("a process that was forked off says nothing, and ends") {
+  Pair pair;
+  pair.Greet();
+  const pid_t child = fork();
+  if (child == 0) {
+    pair.probe.Observe(TestObservation(7));
+    const bool said = pair.probe.Poll(7).has_value() || pair.probe.Due(16);
+    pair.probe.Finish(Outcome::kFinished, 8, 1, 1.0);
+    std::destroy_at(&pair.probe);
+    _exit(said ? 1 : 0);
+  }
+  REQUIRE(child > 0);
+  int status = -1;
+  const auto ended = [&] { return waitpid(child, &status, WNOHANG) == child; };
+  const auto deadline = Clock::now() + kPatience;
+  while (!ended() && Clock::now() < deadline) std::this_thread::yield();
+  if (status == -1) kill(child, SIGKILL);
+  CHECK(status == 0);
+  pair.probe.Observe(TestObservation(7));  // the parent's line is as it was
+  CHECK(pair.Next<Observation>().step == 7);
 }
 
 TEST_CASE("a job that contradicts its earlier self is left alone and trains on") {

@@ -8,7 +8,8 @@ int main() {
   attune::TunableAttention attention(
       attune::AttentionOptions{.width = 8, .heads = 2, .context = 4});
   torch::optim::SGD optimizer(attention->parameters(), 0.01);
-  auto handle = attune::Attach(*attention, {.name = "outside", .fresh = true});
+  auto handle = attune::Attach(
+      *attention, {.name = "outside", .budget = {attune::BudgetKind::kSteps, 1}, .fresh = true});
   const torch::Tensor x = torch::ones({1, 4, 8});
   handle.StartStep();
   const torch::Tensor loss = attention->forward(x).square().mean();

@@ -155,6 +155,7 @@ def test_an_observation_that_cannot_be_used_is_dropped_and_told(pair, change, wo
     pair.probe.observe(replace(observation(3), **change))
     assert words in pair.probe.take_error()
     assert pair.probe.dropped == 1
+    assert pair.next(Heartbeat).step == 3  # the daemon is told at once how far the job is
 
 
 def test_an_applied_action_is_acknowledged_and_named_by_what_follows(pair):

@@ -128,6 +128,8 @@ class Line:
             fault = observation_fault(observation, self._hello.job.sites)
             if fault:
                 self.complaint = f"observation of step {observation.step}: {fault}"
+                # It is told how far the job is, and takes back what may have made it diverge.
+                self._send(Heartbeat(self.step))
             elif self._send(
                 replace(
                     observation,
