@@ -126,6 +126,7 @@ class Daemon::Loop {
         std::chrono::duration<double>(options_.silence));
   }
   [[nodiscard]] std::optional<Baseline> BaselineFor(const JobSpec& spec) const;
+  [[nodiscard]] bool IsStored();                   // all that the jobs have had
   void SetStoreFault(const std::string& message);  // in the writer's thread
   [[nodiscard]] std::string StoreFault();
   void Send(const std::string& peer, const Message& message) { lines_.Send(peer, Encode(message)); }
@@ -164,9 +165,10 @@ class Daemon::Loop {
     std::uint64_t ticket;
     std::uint64_t job;
   };
-  std::deque<ClosedWindow> windows_;  // for the analyst, once they are on disk
-  std::uint64_t lesson_ = 0;          // ticket of the last end that the learner is to hear of
-  std::set<std::string> unstored_;    // keys of jobs whose end may not be on disk
+  std::deque<ClosedWindow> windows_;      // for the analyst, once they are on disk
+  std::uint64_t lesson_ = 0;              // ticket of the last end that the learner is to hear of
+  std::optional<std::uint64_t> stalled_;  // `committed_` when the store could last not be written
+  std::set<std::string> unstored_;        // keys of jobs whose end may not be on disk
   std::map<std::uint64_t, std::string> chosen_;  // by a person: who decides about this job
 };
 
@@ -236,7 +238,9 @@ bool Daemon::Loop::Run() {
   }
   // Nobody watches them any more; a Hello to the next daemon revives those that go on.
   for (auto& [key, live] : jobs_) Store(live, live.tracker.Lose(UnixTime(), "attuned stopped"));
-  const bool stored = writer_.Flush();
+  constexpr int kTries = 5;  // another program's lock is waited for at each, a full disk at none
+  bool stored = false;
+  for (int tried = 0; !stored && tried < kTries; ++tried) stored = writer_.Flush();
   SendDue();
   if (stored) {
     spdlog::info("attuned stops");
@@ -244,6 +248,15 @@ bool Daemon::Loop::Run() {
     spdlog::error("attuned stops, and what is not in the store is lost: {}", StoreFault());
   }
   return stored;
+}
+
+// Waits a little, and not again for each job while nothing can be written.
+bool Daemon::Loop::IsStored() {
+  if (stalled_ && *stalled_ == committed_) return false;
+  stalled_.reset();
+  if (writer_.Flush(kStoreTime)) return true;
+  stalled_ = committed_;
+  return false;
 }
 
 void Daemon::Loop::SetStoreFault(const std::string& message) {
@@ -325,7 +338,7 @@ void Daemon::Loop::Take(const std::string& peer, Hello hello) {
   std::vector<Trial> trials;  // that it has had, oldest first
   if (job == jobs_.end()) {
     if (unstored_.contains(key)) {
-      if (!writer_.Flush(kStoreTime)) {
+      if (!IsStored()) {
         spdlog::warn("job '{}' is back, and its end is not in the store yet: it waits", key);
         return;  // the trainer says hello once more
       }
@@ -433,7 +446,7 @@ void Daemon::Loop::TakeReport(const std::string& peer, const Report& report) {
     key_of_peer_.erase(known);
     jobs_.erase(found);
     // Its end is on disk before anybody says hello again, or learns from it (SendDue).
-    if (!writer_.Flush(kStoreTime)) unstored_.insert(key);
+    if (!IsStored()) unstored_.insert(key);
   }
 }
 
@@ -608,7 +621,7 @@ void Daemon::Loop::LoseSilent() {
   const auto now = SteadyClock::now();
   if (now < may_be_silent_) return;
   may_be_silent_ = SteadyClock::time_point::max();
-  bool on_disk = false;  // all that the jobs have had
+  std::vector<std::string> lost;  // their keys
   for (auto job = jobs_.begin(); job != jobs_.end();) {
     Live& live = job->second;
     if (now - live.heard < Silence()) {
@@ -618,18 +631,18 @@ void Daemon::Loop::LoseSilent() {
     }
     // Nothing of a lost job is kept in memory: if it comes back it says hello and goes on from what
     // the store has, which is why that must be on disk by then.
-    if (!on_disk && !writer_.Flush(kStoreTime)) {
+    if (lost.empty() && !IsStored()) {
       may_be_silent_ = now + kRetryInterval;
       return;
     }
-    on_disk = true;
+    lost.push_back(job->first);
     spdlog::warn("job {} has been silent for {} s and counts as lost", live.tracker.Id(),
                  options_.silence);
     Store(live, live.tracker.Lose(UnixTime()));
     key_of_peer_.erase(live.peer);
     job = jobs_.erase(job);
   }
-  if (on_disk) static_cast<void>(writer_.Flush(kStoreTime));
+  if (!lost.empty() && !IsStored()) unstored_.insert(lost.begin(), lost.end());
 }
 
 void Daemon::Loop::EndIdle() {

@@ -1,6 +1,8 @@
 // A LibTorch trainer's side: measures due steps, reports them, applies actions at the safe point.
 #include "collectors/attach.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
@@ -10,6 +12,7 @@
 #include <ctime>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <set>
@@ -80,24 +83,26 @@ class Key {
       text_ = RandomKey();
       return;
     }
-    const std::lock_guard lock(Given().mutex);
-    int& last = Given().last[key];
+    const std::lock_guard lock(numbers_->mutex);
+    int& last = numbers_->last[key];
     int number = options.steps > 0 ? 1 : last + 1;
     const auto numbered = [&] { return number > 1 ? key + "." + std::to_string(number) : key; };
-    while (Given().held.contains(numbered())) ++number;
+    while (numbers_->held.contains(numbered())) ++number;
     last = std::max(last, number);
     text_ = numbered();
-    held_ = Given().held.insert(text_).second;
+    held_ = numbers_->held.insert(text_).second;
   }
-  ~Key() {
-    if (!held_) return;
-    const std::lock_guard lock(Given().mutex);
-    Given().held.erase(text_);
-  }
+  ~Key() { LetGo(); }
   Key(const Key&) = delete;
   Key& operator=(const Key&) = delete;
 
   [[nodiscard]] const std::string& Text() const { return text_; }
+  // Its job is over: one that goes on may have it.
+  void LetGo() {
+    if (!std::exchange(held_, false) || getpid() != process_) return;
+    const std::lock_guard lock(numbers_->mutex);
+    numbers_->held.erase(text_);
+  }
 
  private:
   struct Numbers {
@@ -105,11 +110,13 @@ class Key {
     std::map<std::string, int> last;
     std::set<std::string> held;
   };
-  static Numbers& Given() {
-    static Numbers given;
-    return given;
+  static std::shared_ptr<Numbers> OfProcess() {
+    static const auto numbers = std::make_shared<Numbers>();
+    return numbers;
   }
 
+  std::shared_ptr<Numbers> numbers_ = OfProcess();  // handles may live longer than what is static
+  pid_t process_ = getpid();
   std::string text_;
   bool held_ = false;
 };
@@ -384,6 +391,7 @@ double Handle::ComputeSeconds() const { return impl_->compute_seconds; }
 
 void Handle::Finish(std::optional<double> validation_loss, Outcome outcome) {
   impl_->probe.Finish(outcome, impl_->step, impl_->compute_seconds, validation_loss);
+  impl_->key.LetGo();
   if (const auto error = impl_->probe.TakeError()) impl_->Warn(*error);
 }
 

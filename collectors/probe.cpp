@@ -223,12 +223,13 @@ struct Probe::Line {
 
   // Says what is due: Hello, answers that wait, a heartbeat. Observations go behind them.
   void Speak(Clock::time_point now) {
-    if (!heard && !missed && now - began >= kPatience) {
+    if (!spoke) spoke = now;
+    const bool silent = introduced && now - last_heard >= kLiveness * heartbeat;
+    if (!introduced || silent || hello_old) Introduce(now);
+    if (!heard && !missed && !complaint && now - std::max(*spoke, last_heard) >= kPatience) {
       missed = true;
       Complain("no daemon answers at " + endpoint + "; training goes on untuned");
     }
-    const bool silent = introduced && now - last_heard >= kLiveness * heartbeat;
-    if (!introduced || silent || hello_old) Introduce(now);
     if (!introduced || hello_old) return;
     while (!replies.empty() && Send(replies.front())) replies.pop_front();
     if (!silent && now - std::min(last_sent, last_heard) >= heartbeat &&
@@ -396,9 +397,9 @@ struct Probe::Line {
   zmq::context_t context{1};
   zmq::socket_t socket{context, zmq::socket_type::dealer};
 
-  Clock::time_point began = Clock::now();
-  bool heard = false;   // anything, ever
-  bool missed = false;  // and the user was told so
+  std::optional<Clock::time_point> spoke;  // the first time that something was due
+  bool heard = false;                      // anything, ever
+  bool missed = false;                     // and the user was told so
   bool closed = false;
   bool welcomed = false;                          // the daemon has said Welcome once
   std::optional<Clock::time_point> opening_ends;  // the wait before the first step

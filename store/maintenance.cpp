@@ -82,7 +82,7 @@ void RequireWhole(const fs::path& copy, const fs::path& store) {
     Database database = Open(copy, SQLITE_OPEN_READONLY);
     Cursor cursor = database.Select("PRAGMA quick_check(1)");
     if (cursor.Step()) cursor.Read(found);
-  } catch (const StoreError&) {  // it would name the copy
+  } catch (const DamagedError&) {  // it would name the copy
   }
   if (found == "ok") return;
   throw StoreError(fmt::format(

@@ -227,12 +227,12 @@ class Database {
         throw StoreError("cannot open " + path_ +
                          ": its folder must exist and be writable, for readers too (WAL)");
       case SQLITE_NOTADB:
-        throw StoreError(path_ + " is not an SQLite file: give another path or move it away");
+        throw DamagedError(path_ + " is not an SQLite file: give another path or move it away");
       case SQLITE_CORRUPT:
-        throw StoreError(path_ +
-                         " is damaged: stop attuned and put a backup in its place, without the "
-                         "-wal and -shm beside it, or recover it with `sqlite3 " +
-                         path_ + " .recover`");
+        throw DamagedError(path_ +
+                           " is damaged: stop attuned and put a backup in its place, without the "
+                           "-wal and -shm beside it, or recover it with `sqlite3 " +
+                           path_ + " .recover`");
       case SQLITE_CONSTRAINT:
         throw RecordError(path_ + " refuses a record: " + sqlite3_errmsg(handle_.get()));
       default:

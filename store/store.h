@@ -27,6 +27,12 @@ class StoreError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// The file is damaged, or no store at all.
+class DamagedError : public StoreError {
+ public:
+  using StoreError::StoreError;
+};
+
 // A record that can never be written as it is: its job or trial is not in the store, a number is
 // NaN, or its arrays do not fit together. The store is as it was before the call.
 class RecordError : public StoreError {

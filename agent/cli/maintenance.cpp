@@ -101,7 +101,9 @@ int Backup(const std::vector<std::string>& words) {
   Paths place;
   place.state = fs::absolute(file).parent_path();
   std::optional<StateLock> lock;
-  if (file.filename() == place.Store().filename() && fs::exists(place.Lock())) {
+  std::error_code missing;
+  if (file.filename() == place.Store().filename() && fs::exists(place.Lock()) &&
+      !fs::equivalent(file, arguments.paths.Store(), missing)) {
     lock.emplace(place.Lock());
   }
   attune::Backup(arguments.paths.Store(), file, arguments.Has("force"));

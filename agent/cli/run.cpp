@@ -276,31 +276,56 @@ void Tell(const Summary& summary, const std::string& where) {
       where, job.id, where, where, job.id);
 }
 
-void WriteReport(const Summary& summary, std::ofstream& stream) {
-  const JobRecord& job = summary.job;
-  const auto active = ActiveHeads(job.spec.topology, summary.last);
-  json active_heads = json::object();
-  for (std::size_t site = 0; site < active.size(); ++site) {
-    active_heads[job.spec.topology.sites[site].name] = active[site];
+// Opened before hours of training, not after them. What was not written is not left behind: an
+// empty one would be taken for JSON.
+class Report {
+ public:
+  explicit Report(fs::path file) : file_(std::move(file)), stream_(file_) {
+    if (!stream_) {
+      throw UsageError(fmt::format("cannot write {}; give another --report", file_.string()));
+    }
   }
-  json report = {{"job", job.id},
-                 {"name", job.spec.name},
-                 {"outcome", Name(job.outcome)},
-                 {"steps", job.steps},
-                 {"compute_seconds", job.compute_seconds},
-                 {"validation_loss", job.validation_loss ? json(*job.validation_loss) : json()},
-                 {"trials", job.trials},
-                 {"deciders", summary.deciders},
-                 {"applied", Of(summary.answers, "applied")},
-                 {"rejected", Of(summary.answers, "rejected")},
-                 {"expired", Of(summary.answers, "expired")},
-                 {"rolled_back", Of(summary.deciders, "governor")},
-                 {"reward", summary.reward},
-                 {"active_heads", active_heads},
-                 {"anomalies", summary.anomalies}};
-  stream << report.dump(2, ' ', false, json::error_handler_t::replace) << "\n";
-  if (!stream.flush()) throw std::runtime_error("cannot write the report");
-}
+  ~Report() {
+    std::error_code unknown;
+    if (!written_ && fs::is_regular_file(fs::symlink_status(file_, unknown))) {
+      fs::remove(file_, unknown);
+    }
+  }
+  Report(const Report&) = delete;
+  Report& operator=(const Report&) = delete;
+
+  void Write(const Summary& summary) {
+    const JobRecord& job = summary.job;
+    const auto active = ActiveHeads(job.spec.topology, summary.last);
+    json active_heads = json::object();
+    for (std::size_t site = 0; site < active.size(); ++site) {
+      active_heads[job.spec.topology.sites[site].name] = active[site];
+    }
+    json report = {{"job", job.id},
+                   {"name", job.spec.name},
+                   {"outcome", Name(job.outcome)},
+                   {"steps", job.steps},
+                   {"compute_seconds", job.compute_seconds},
+                   {"validation_loss", job.validation_loss ? json(*job.validation_loss) : json()},
+                   {"trials", job.trials},
+                   {"deciders", summary.deciders},
+                   {"applied", Of(summary.answers, "applied")},
+                   {"rejected", Of(summary.answers, "rejected")},
+                   {"expired", Of(summary.answers, "expired")},
+                   {"rolled_back", Of(summary.deciders, "governor")},
+                   {"reward", summary.reward},
+                   {"active_heads", active_heads},
+                   {"anomalies", summary.anomalies}};
+    stream_ << report.dump(2, ' ', false, json::error_handler_t::replace) << "\n";
+    if (!stream_.flush()) throw std::runtime_error("cannot write the report");
+    written_ = true;
+  }
+
+ private:
+  fs::path file_;
+  std::ofstream stream_;
+  bool written_ = false;
+};
 
 // Held by every attune run while it lasts, so that none ends a daemon that it began under another
 // whose trainer has not said hello yet.
@@ -341,12 +366,8 @@ int Run(const std::vector<std::string>& words) {
     throw UsageError("run what? give the command behind --, as in: attune run -- ./train");
   }
   const Arguments arguments = Parse("run", {words.begin(), separator});
-  std::ofstream report;
-  if (arguments.Has("report")) {  // before hours of training, not after them
-    const auto file = arguments.Get<std::string>("report");
-    report.open(file);
-    if (!report) throw UsageError(fmt::format("cannot write {}; give another --report", file));
-  }
+  std::optional<Report> report;
+  if (arguments.Has("report")) report.emplace(arguments.Get<std::string>("report"));
 
   // Before it is asked whether there is a daemon: none is ended in between. Where the folder cannot
   // be made, a daemon of our own says so, and one of others may live elsewhere.
@@ -414,7 +435,6 @@ int Run(const std::vector<std::string>& words) {
   signals.reset();
 
   // From here on the exit status is settled: a summary that fails is said so and nothing else.
-  bool reported = false;
   try {
     AwaitEnd(OpenHistory(arguments.paths), key);
     if (daemon && (ServesOthers(arguments.paths, key) || lock.HeldByOthers())) {
@@ -433,8 +453,7 @@ int Run(const std::vector<std::string>& words) {
       if (const auto jobs = CountSince(store, key, began); jobs > 1) {
         fmt::print(stderr, "this was the last of {} jobs of the command: attune jobs\n", jobs);
       }
-      if (report.is_open()) WriteReport(*summary, report);
-      reported = true;
+      if (report) report->Write(*summary);
     } else {
       fmt::print(
           stderr,
@@ -447,11 +466,6 @@ int Run(const std::vector<std::string>& words) {
     }
   } catch (const std::exception& error) {
     fmt::print(stderr, "attune run: no summary: {}\n", error.what());
-  }
-  if (!reported && report.is_open()) {  // an empty one would be taken for JSON
-    const fs::path file = arguments.Get<std::string>("report");
-    std::error_code unknown;
-    if (fs::is_regular_file(file, unknown)) fs::remove(file, unknown);
   }
   return status;
 }

@@ -564,9 +564,10 @@ def test_a_copied_model_is_tuned_by_its_own_buffers():
 class Refusing(OwnAttention):
     def __init__(self, error):
         self._error = error
+        self.without_data = []
 
     def bake(self, module, setting):
-        assert all(tensor.is_meta for tensor in module.parameters())
+        self.without_data += [tensor.is_meta for tensor in module.projections[0].parameters()]
         if any(scale != 1 for scale in setting.scale):
             raise self._error
 
@@ -581,8 +582,11 @@ class Refusing(OwnAttention):
     ids=lambda value: type(value).__name__,
 )
 def test_scales_are_fixed_where_the_architecture_could_not_take_them_up(error, fixed):
-    handle = attached(OwnModel(), adapters=[Refusing(error)])
+    adapter = Refusing(error)
+    handle = attached(OwnModel(), adapters=[adapter])
     assert handle.job.scale_fixed == fixed
+    assert adapter.without_data
+    assert all(adapter.without_data)
 
 
 def test_a_model_with_a_layer_that_has_no_weights_yet_is_attached():

@@ -117,6 +117,7 @@ def test_the_callbacks_measure_importance_by_the_loss_before_it_was_scaled(monke
     ):
         scales = []
         callback.handle = SimpleNamespace(
+            probe=SimpleNamespace(due=lambda step: False),
             start_step=lambda: None,
             step=lambda loss, loss_scale, kept=scales: kept.append(loss_scale),
         )

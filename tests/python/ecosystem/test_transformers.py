@@ -6,6 +6,7 @@ Some call its attention interface and some, in 4.x, have attention classes of th
 import copy
 import gc
 import pickle
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from attune.adapters.transformers_interface import _record, calls_interface
 from attune.attention import take_numbers
 from attune.values import METRICS, observation_fault
 from models import apply, attached, varied
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import (
     AlbertConfig,
@@ -410,6 +412,7 @@ def test_sites_are_described_as_the_models_are():
 
 def test_the_interface_is_as_before_when_the_last_handle_goes(monkeypatch):
     # Handles of other tests may be there still.
+    gc.collect()  # the last handles of other tests
     monkeypatch.setattr(patches, "_patches", patches._Patches())
     before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
     first, second = attached(bert()[0]), attached(gpt2()[0])
@@ -433,6 +436,7 @@ def test_attention_classes_are_as_before_when_the_last_handle_goes(make):
 @each_model
 @pytest.mark.parametrize("made", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_stays_tuned_when_the_last_handle_goes(make, made, monkeypatch):
+    gc.collect()  # the last handles of other tests
     monkeypatch.setattr(patches, "_patches", patches._Patches())
     model, inputs = make()
     model.eval()
@@ -519,6 +523,36 @@ def test_scales_that_no_weight_could_take_up_are_nobodys_to_change(name):
     assert handle.job.scale_fixed == (b"\1" * handle.job.heads if fixed else b"")
     apply(handle, replace(handle.setting, active=bytes([0, *[1] * (handle.job.heads - 1)])))
     handle.bake()
+
+
+class Wrapped(nn.Module):
+    """A projection as PEFT wraps it: with the weight of the one within."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.base_layer = inner
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, x):
+        return self.base_layer(x)
+
+
+def test_adapters_that_are_not_merged_yet_fix_no_scales():
+    config = LlamaConfig(vocab_size=99, intermediate_size=64, head_dim=16, **SMALL)
+    model = LlamaModel(config)  # its heads are wider together than the model
+    for layer in model.layers:
+        layer.self_attn.q_proj = Wrapped(layer.self_attn.q_proj)
+        layer.self_attn.o_proj = Wrapped(layer.self_attn.o_proj)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        handle = attached(model)
+    assert handle.job.scale_fixed == b""
+    apply(handle, varied(handle.sites))
+    with pytest.raises(ValueError, match="merge adapters"):
+        handle.bake()
 
 
 def test_a_module_with_other_heads_than_it_said_runs_untuned_and_is_named():

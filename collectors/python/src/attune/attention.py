@@ -146,6 +146,9 @@ class Tuning(nn.Module):
         active: [heads] 1 for a head that is computed, 0 for one that is skipped.
     """
 
+    claim: object = None  # of models that were pickled before there were these
+    handle: Callable[[], object] | None = None
+
     scale: Tensor
     gain: Tensor
     active: Tensor
@@ -178,8 +181,9 @@ class Tuning(nn.Module):
         # From the checkpoint that is loaded next: it has the weights around, and no tuning.
         self.neutral_where_absent = False
         self.shared = Shared()  # of a measured step
-        self.claim: object = None  # on what is patched outside of the module, for its adapter
-        self.handle: object = None  # whose it is; a copy is nobody's
+        self.claim = None  # on what is patched outside of the module, for its adapter
+        # Gives whose it is, or None where that has gone; a copy is nobody's.
+        self.handle = None
         self.fault: str | None = None  # what keeps it from being tuned or measured, for people
         self.untuned = False  # it was left out: what is set has no effect
         self.seconds = 0.0  # processor time of the site in measured forwards, measuring left out

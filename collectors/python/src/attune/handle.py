@@ -22,6 +22,7 @@ import re
 import time
 import uuid
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -81,7 +82,7 @@ class Handle:
         except BaseException:
             self._tuned.detach()
             raise
-        self._own(self)
+        self._own(weakref.ref(self))
         self._random = random.Random(self._job.seed)
         self._step = int(state["step"]) if state is not None else 0
         self._compute_seconds = float(state["compute_seconds"]) if state is not None else 0.0
@@ -207,12 +208,20 @@ class Handle:
 
     @staticmethod
     def of(model: nn.Module) -> Handle | None:
-        """The handle that tunes this model now: a tuned model keeps its own."""
+        """The handle that tunes this model now, if it is still there."""
         for module in unwrapped(model).modules():
-            handle = module.handle if isinstance(module, Tuning) else None
+            handle = module.handle() if isinstance(module, Tuning) and module.handle else None
             if isinstance(handle, Handle) and handle.tunes(model):
                 return handle
         return None
+
+    def stay(self) -> None:
+        """Lets the model keep this handle until it is removed, where nobody else may.
+
+        For callbacks: another Trainer takes over the model, when theirs has gone.
+        """
+        if not self._removed:
+            self._own(lambda: self)
 
     def tunes(self, model: nn.Module) -> bool:
         """Whether this model is the one that is tuned, now."""
@@ -299,7 +308,7 @@ class Handle:
     ) -> None:
         self.finish(outcome=Outcome.FINISHED if kind is None else Outcome.FAILED)
 
-    def _own(self, handle: Handle | None) -> None:
+    def _own(self, handle: Callable[[], object] | None) -> None:
         for place in self._tuned.places:
             place.tuning.handle = handle
 

@@ -78,6 +78,11 @@ class TunedModel:
         for name, module in self.model.named_modules():
             if isinstance(module, Tuning):
                 named = name.removesuffix(NAME).removesuffix(".") or "attention"
+                if module.handle is not None and module.handle() is None:
+                    raise ValueError(
+                        f"'{named}' is tuned by a handle that is gone: keep handles; now load the "
+                        "weights into a new model"
+                    )
                 if module.handle is None:
                     raise ValueError(
                         f"'{named}' is a copy of a tuned module: "
@@ -360,7 +365,10 @@ def _without_data(tensor: torch.Tensor) -> torch.Tensor:
 def _fault_of(place: Place, setting: Setting, meta: dict[int, Any]) -> str | None:
     """Why no weights of the module's architecture could take the setting up, if that is so."""
     try:
-        place.adapter.bake(copy.deepcopy(place.module, dict(meta)), setting)
+        # accelerate's hooks may hold the weights of the whole model.
+        kept = [vars(place.module).get(name) for name in ("config", "_hf_hook", "forward")]
+        memo = {**meta, **{id(one): one for one in kept}}
+        place.adapter.bake(copy.deepcopy(place.module, memo), setting)
     except NotReadyError:
         return None
     except ValueError as error:

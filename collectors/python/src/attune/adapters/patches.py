@@ -51,9 +51,9 @@ class _Patches:
 _patches = _Patches()
 
 
-def _leave(keys: list[Hashable]) -> None:
+def _leave(patches: _Patches, keys: list[Hashable]) -> None:
     for key in keys:
-        _patches.leave(key)
+        patches.leave(key)
 
 
 class Claim:
@@ -70,7 +70,7 @@ class Claim:
     def __init__(self, needs: Callable[[Any], Iterable[tuple[Hashable, Patch]]], what: Any) -> None:
         self._made_of = (needs, what)
         keys: list[Hashable] = []
-        self._end = weakref.finalize(self, _leave, keys)
+        self._end = weakref.finalize(self, _leave, _patches, keys)
         self._end.atexit = False
         for key, patch in needs(what):
             _patches.enter(key, patch)

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attune.adapters import NAME, UNKNOWN_CONTEXT, fold, outputs_of
+from attune.adapters import NAME, UNKNOWN_CONTEXT, NotReadyError, fold, outputs_of
 from attune.adapters.patches import Claim, Patch
 from attune.attention import Tuning, _compiling
 from attune.values import Setting, Site, SiteKind
@@ -395,7 +395,14 @@ def _has_queries_first(module: nn.Module, projection: nn.Module) -> bool:
     return type(projection).__name__ == "Conv1D" or bool(getattr(module, "multi_query", False))
 
 
+def _is_plain(projection: nn.Module) -> bool:
+    """As `fold` takes it: PEFT's, say, have a weight too, and are neither."""
+    return isinstance(projection, nn.Linear) or type(projection).__name__ == "Conv1D"
+
+
 def _outputs(projection: nn.Module) -> int:
+    if not _is_plain(projection):
+        raise NotReadyError(f"{type(projection).__name__} is no plain Linear or Conv1D")
     weight = cast(Tensor, projection.weight)
     return int(weight.shape[0] if isinstance(projection, nn.Linear) else weight.shape[1])
 
@@ -403,7 +410,9 @@ def _outputs(projection: nn.Module) -> int:
 def _expect(projection: nn.Module, heads: int, width: int, inputs: bool) -> None:
     """Nothing but the heads in a plain projection: queries may be wider than values."""
     weight = projection.weight
-    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+    if not _is_plain(projection) or not isinstance(weight, nn.Parameter):
+        return  # `fold` says what is wrong with it
+    if not weight.is_floating_point():
         return  # `fold` says what is wrong with it
     has = weight.shape[1 if inputs == isinstance(projection, nn.Linear) else 0]
     if has != heads * width:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
         self._losses = _Losses()
         self._loss_scale = 1.0  # as the step that runs has it
         self._lossless = False  # and that was said
+        self._watched: weakref.ref[Trainer] | None = None
         self._evaluated: dict[str, float] = {}  # the losses of the last evaluation
         self._evaluated_at = 0
         self._validation_loss: float | None = None
@@ -72,6 +74,8 @@ class AttuneCallback(TrainerCallback, ExportableState):
         `compute_loss` or `compute_loss_func` that does not hand the labels to the model. It is the
         loss that the Trainer logs.
         """
+        if self._watched is not None and self._watched() is trainer:
+            return
         run = trainer.training_step
         losses = self._losses
 
@@ -80,7 +84,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
             losses.tell(loss)
             return loss
 
-        losses.watched = True
+        self._watched = weakref.ref(trainer)
         trainer.training_step = training_step  # type: ignore[method-assign]
 
     def on_train_begin(
@@ -117,6 +121,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
             state=resumed,
             fresh=self._fresh and state.global_step == 0,
         )
+        self.handle.stay()
         self._fresh = False
         self._losses.follow(model)
 
@@ -194,7 +199,7 @@ class AttuneCallback(TrainerCallback, ExportableState):
             )
 
     def _say_lossless(self) -> None:
-        if self._lossless:
+        if self._lossless or self.handle is None or not self.handle.probe.due(1):
             return
         self._lossless = True
         warnings.warn(
@@ -215,20 +220,17 @@ class AttuneCallback(TrainerCallback, ExportableState):
 
 
 class _Losses:
-    """The losses of one step: those that a model's outputs carry, or that a Trainer tells.
-
-    Attributes:
-        watched: Whether a Trainer tells them.
-    """
+    """The losses of one step: those that a model's outputs carry, or that a Trainer tells."""
 
     def __init__(self) -> None:
-        self.watched = False
         self._hook: Any = None
         self._seen: list[torch.Tensor] = []
+        self._told: list[torch.Tensor] = []
         self._shares = False  # they are shares of a sum over the step's batches, not means
 
     def follow(self, model: nn.Module) -> None:
         self.leave()
+        self._seen, self._told = [], []  # what an interrupted step left
         self._hook = model.register_forward_hook(self._see, with_kwargs=True)
 
     def leave(self) -> None:
@@ -238,7 +240,8 @@ class _Losses:
 
     def tell(self, loss: torch.Tensor) -> None:
         """A batch's share of the step's loss, on whatever ranks it was averaged."""
-        self._seen.append(loss.detach())
+        if self._hook is not None:
+            self._told.append(loss.detach())
 
     def take(self, ranks: int) -> torch.Tensor | None:
         """Their mean; None where there was none. Begins anew.
@@ -246,17 +249,18 @@ class _Losses:
         Args:
             ranks: Over which shares are shares: this process has seen that part of the sum.
         """
-        seen, self._seen = self._seen, []
+        told, self._told = self._told, []
+        seen, self._seen = told or self._seen, []
         if not seen:
             return None
         losses = torch.stack([loss.to(seen[0].device) for loss in seen])
-        if self.watched:
+        if told:
             return losses.sum()
         return losses.sum() * ranks if self._shares else losses.mean()
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
-        if self.watched or not module.training or not isinstance(loss, torch.Tensor):
+        if not module.training or not isinstance(loss, torch.Tensor):
             return
         self._seen.append(loss.detach().mean())  # of nn.DataParallel's threads and devices too
         self._shares = kwargs.get("num_items_in_batch") is not None

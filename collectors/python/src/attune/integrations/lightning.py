@@ -115,6 +115,7 @@ class AttuneCallback(Callback):
             state=resumed,
             fresh=self._fresh and trainer.global_step == 0,
         )
+        self.handle.stay()
         self._fresh = False
         self._steps = trainer.global_step
         self._losses = []
