@@ -754,24 +754,32 @@ def test_parametrized_multihead_attention_is_left_out_by_name():
         attached(nn.Sequential(OwnModel(), module))
 
 
+class Adapter:
+    """Of modules of one's own, with two heads."""
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def find(self, model):
+        for name, module in model.named_modules():
+            if isinstance(module, self._kind):
+                yield name, module, attune.Site(name, heads=2, head_width=4, context=8)
+
+    def install(self, module, tuning):
+        module.attune = tuning
+        return lambda: delattr(module, "attune")
+
+    def bake(self, module, setting):
+        pass
+
+
 def test_a_subclass_that_an_adapter_of_ones_own_takes_is_not_left_out():
-    class Adapter:
-        def find(self, model):
-            for name, module in model.named_modules():
-                if isinstance(module, OwnMultiheadAttention):
-                    yield name, module, attune.Site(name, heads=2, head_width=4, context=8)
-
-        def install(self, module, tuning):
-            module.attune = tuning
-            return lambda: delattr(module, "attune")
-
-        def bake(self, module, setting):
-            pass
-
     model = nn.Sequential(OwnMultiheadAttention(8, 2), OwnModel())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        handle = attached(model, adapters=[Adapter(), *attune.adapters.default()])
+        handle = attached(
+            model, adapters=[Adapter(OwnMultiheadAttention), *attune.adapters.default()]
+        )
     assert [site.name for site in handle.sites] == ["0", "1.attention"]
 
 
@@ -788,21 +796,8 @@ def test_an_adapter_of_ones_own_is_three_methods():
             kernel = lambda q, k, v, mask: q  # noqa: E731
             return x if tuning is None else tuning.attend(x, x, x, kernel, scaling=1.0)
 
-    class Adapter:
-        def find(self, model):
-            for name, module in model.named_modules():
-                if isinstance(module, Gated):
-                    yield name, module, attune.Site(name, heads=2, head_width=4, context=8)
-
-        def install(self, module, tuning):
-            module.attune = tuning
-            return lambda: delattr(module, "attune")
-
-        def bake(self, module, setting):
-            pass
-
     model = nn.Sequential(Gated())
-    handle = attached(model, adapters=[Adapter()])
+    handle = attached(model, adapters=[Adapter(Gated)])
     setting = attune.Setting.neutral(2)
     setting.gain[1] = 3.0
     apply(handle, setting)
