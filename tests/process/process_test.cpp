@@ -198,16 +198,15 @@ TEST_CASE(
   const Workplace work;
   const std::string gate = (work.Path() / "gate").string();
   REQUIRE(mkfifo(gate.c_str(), 0600) == 0);
+  const std::string ready = (work.Path() / "ready").string();
   const auto report = work.Path() / "job.json";
   std::ofstream(report) << "of another run";
-  Process run(work.Path(),
-              work.Attune({"run", "--state-directory", work.State().string(), "--report",
-                           report.string(), "--", "sh", "-c", "read line < \"$0\"", gate}));
-  std::optional<Message> answer;
-  REQUIRE(Eventually([&] {
-    answer = Ask(work.Endpoint(), StatusRequest{}, 200ms);
-    return answer.has_value();
-  }));
+  Process run(work.Path(), work.Attune({"run", "--state-directory", work.State().string(),
+                                        "--report", report.string(), "--", "sh", "-c",
+                                        R"(: > "$1"; read line < "$0")", gate, ready}));
+  REQUIRE(Eventually([&] { return std::filesystem::exists(ready); }));
+  const auto answer = Ask(work.Endpoint(), StatusRequest{}, 10s);
+  REQUIRE(answer);
   kill(static_cast<pid_t>(std::get<Status>(*answer).pid), SIGKILL);
   REQUIRE(Eventually([&] { return !Answers(work.Endpoint()); }));
   std::ofstream(gate) << "go\n";
