@@ -615,6 +615,21 @@ def test_a_copy_of_a_tuned_model_is_nobodys_and_is_not_tuned_anew():
     assert attune.Handle.of(model) is None
 
 
+def test_a_model_whose_handle_was_dropped_says_so():
+    model = encoder()
+    attached(model)
+    assert attune.Handle.of(model) is None
+    with pytest.raises(ValueError, match="tuned by a handle that is gone"):
+        attached(model)
+
+
+def test_a_model_keeps_its_handle_where_that_is_to_stay():
+    model = encoder()
+    attached(model).stay()
+    attune.Handle.of(model).remove()
+    attached(model).remove()
+
+
 def test_a_model_keeps_its_setting_in_another_precision():
     model = OwnModel()
     handle = attached(model)

@@ -133,6 +133,16 @@ TEST_CASE("a halved run is compared with its twin where it was stopped") {
   CHECK(FigureOf(results, "difference", selection) == Approx(-0.5));
 }
 
+TEST_CASE("a halved run has no end, and none of it is in the mean of ends") {
+  Results results = Sample();
+  const auto whole = Compute("value", results, {});
+  results.runs[1] = MakeResult("kmeans", 4, 0, {{0, 0, 4}, {5, 5, 99}}, Ending::kHalved);
+  const auto figure = Compute("value", results, {});
+  REQUIRE(figure);
+  CHECK(figure->left_out == whole->left_out + 1);
+  CHECK(figure->interval.mean < 4);
+}
+
 TEST_CASE("a run that was halved before its twin had said anything is left out") {
   Results results = Sample();
   results.runs[0] = MakeResult("untuned", 4, 0, {{6, 6, 3.8}, {10, 10, 2}});

@@ -78,20 +78,7 @@ class TunedModel:
         for name, module in self.model.named_modules():
             if isinstance(module, Tuning):
                 named = name.removesuffix(NAME).removesuffix(".") or "attention"
-                if module.handle is not None and module.handle() is None:
-                    raise ValueError(
-                        f"'{named}' is tuned by a handle that is gone: keep handles; now load the "
-                        "weights into a new model"
-                    )
-                if module.handle is None:
-                    raise ValueError(
-                        f"'{named}' is a copy of a tuned module: "
-                        "copy what the handle's bake() gives"
-                    )
-                raise ValueError(
-                    f"'{named}' is tuned already: remove() the other handle first "
-                    "(attune.Handle.of(model))"
-                )
+                raise ValueError(f"'{named}' {_why_tuned(module)}")
         order = {name: place for place, (name, _) in enumerate(self.model.named_modules())}
         found = [
             (order.get(name, 0), name, adapter, module, site)
@@ -326,6 +313,15 @@ class TunedModel:
 
     def _buffer_versions(self) -> list[tuple[object, ...]]:
         return [place.tuning.version() for place in self.places]
+
+
+def _why_tuned(tuning: Tuning) -> str:
+    """Why a module is tuned already, and what to do, behind its name."""
+    if tuning.handle is None:
+        return "is a copy of a tuned module: copy what the handle's bake() gives"
+    if tuning.handle() is None:
+        return "is tuned by a handle that is gone: keep it; now load the weights into a new model"
+    return "is tuned already: remove() the other handle first (attune.Handle.of(model))"
 
 
 def _warn_of_subclasses(model: nn.Module, found: list[str]) -> None:
